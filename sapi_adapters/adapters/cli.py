@@ -1,0 +1,216 @@
+"""The SAPI ``cli``: one request from the command line, the response on standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from ..protocols.cgi import mend
+from ..sapi import (
+    ConfigurationError,
+    Exchange,
+    Sapi,
+    check_header_value,
+    header_kind,
+)
+from ..sapi import ApplicationError as _BadHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..sapi import Headers, Load
+
+
+def request_environ(
+    method: str, target: str, headers: Sequence[tuple[str, str]], length: int | None
+) -> dict[str, Any]:
+    """Return the CGI meta-variables of a request that no server received.
+
+    *target* is a path with its query, or an absolute URL; *length* the body's, None for none.
+    Raises :class:`ConfigurationError` for what no client could send.
+    """
+    if not method.isascii() or not method.replace("-", "").isalnum():
+        raise ConfigurationError(f"{method!r} is no request method")
+    parts = urlsplit(target)
+    if not (parts.path.startswith("/") or (not parts.path and parts.netloc)):
+        raise ConfigurationError(f"{target!r} is no path: it must begin with a slash")
+    raw = parts.path or "/"
+    secure = parts.scheme == "https"
+    port = str(parts.port or (443 if secure else 80))
+    query = f"?{parts.query}" if parts.query else ""
+    environ = {
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "REQUEST_METHOD": method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(raw).decode("latin-1"),
+        "QUERY_STRING": _latin(parts.query),
+        "REQUEST_URI": _latin(raw + query),
+        "SERVER_NAME": parts.hostname or "localhost",
+        "SERVER_PORT": port,
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "SERVER_SOFTWARE": "sapi_adapters",
+        "REMOTE_ADDR": "127.0.0.1",
+        "HTTP_HOST": parts.netloc.rpartition("@")[2] or "localhost",
+    }
+    if secure:
+        environ["HTTPS"] = "on"
+    seen: set[str] = set()
+    for name, value in headers:
+        try:
+            header_kind(name)
+            check_header_value(name, value)
+        except _BadHeader as error:
+            raise ConfigurationError(f"request header: {error}") from error
+        variable = name.upper().replace("-", "_")
+        if variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            variable = f"HTTP_{variable}"
+        if variable in seen:  # RFC 3875 §4.1.18
+            joint = "; " if variable == "HTTP_COOKIE" else ", "
+            value = environ[variable] + joint + value
+        seen.add(variable)
+        environ[variable] = value
+    if length is not None:
+        environ["CONTENT_LENGTH"] = str(length)
+    return environ
+
+
+def _latin(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+class CliExchange(Exchange):
+    """The one exchange of the command line."""
+
+    def __init__(
+        self, sapi: Sapi, environ: dict[str, Any], body: BinaryIO, output: BinaryIO, include: bool
+    ) -> None:
+        self.sapi = sapi
+        self.environ = environ
+        self.status = ""
+        self.complete = False
+        self._body = body
+        self._output = output
+        self._include = include
+
+    def read_post(self, size: int) -> bytes:
+        data = self._body.read(size)
+        self.post_ended = not data
+        return data
+
+    def send_headers(self, status: str, headers: Headers) -> None:
+        self.status = status
+        if self._include:
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+            self._put(f"HTTP/1.1 {status}\r\n{lines}\r\n".encode("latin-1"))
+
+    def ub_write(self, data: bytes) -> None:
+        self._put(data)
+
+    def flush(self) -> None:
+        try:
+            if not self.aborted:
+                self._output.flush()
+        except OSError:
+            self.aborted = True
+
+    def finish(self) -> None:
+        self.flush()
+        self.complete = not self.aborted
+
+    def cut(self) -> None:
+        self.flush()
+
+    def log_message(self, message: str) -> None:
+        sys.stderr.write(message)
+
+    def wait_disconnect(self) -> None:
+        self.aborted = True  # nobody else can act: waiting would be for ever
+
+    def _put(self, data: bytes) -> None:
+        try:
+            if not self.aborted:
+                self._output.write(data)
+        except OSError:  # the reader of a pipe has gone
+            self.aborted = True
+
+
+class Cli(Sapi):
+    """One request from the command line.
+
+    *request* is (METHOD, TARGET), or only a target, or nothing: GET /. *headers* are
+    ``"Name: value"``; *data* is the body, ``"@file"`` the file's content, ``"@-"`` standard
+    input's. *include* shows the head. The exit status is 0 below 400, else 1.
+    """
+
+    name = "cli"
+    pretty_name = "command line"
+    run_once = True
+
+    def __init__(
+        self,
+        *,
+        request: Sequence[str] = (),
+        headers: Sequence[str] = (),
+        data: str | None = None,
+        include: bool = False,
+        stdout: BinaryIO | None = None,
+    ) -> None:
+        if len(request) > 2:
+            raise ConfigurationError(f"{' '.join(request)!r} is more than METHOD TARGET")
+        method = "GET" if data is None else "POST"
+        if len(request) == 2:
+            method = request[0]
+        pairs = []
+        for header in headers:
+            name, colon, value = header.partition(":")
+            if not colon:
+                raise ConfigurationError(f"header {header!r} is no 'Name: value'")
+            pairs.append((name, value.strip()))
+        self._body = _body(data)
+        length = None if data is None else _size(self._body)
+        if data is not None and not any(n.lower() == "content-type" for n, _ in pairs):
+            pairs.append(("Content-Type", "application/x-www-form-urlencoded"))
+        self._environ = request_environ(method, request[-1] if request else "/", pairs, length)
+        self._include = include
+        self._stdout = stdout
+
+    def run(self, load: Load) -> int:
+        output = self._stdout
+        if output is None:
+            # The response is all that standard output gets; what the application prints does not.
+            output = os.fdopen(os.dup(1), "wb")
+            os.dup2(2, 1)
+        mend(self._environ, None)
+        exchange = CliExchange(self, self._environ, self._body, output, self._include)
+        self.module_startup()
+        try:
+            self.child_startup()
+            gateway = load()
+            gateway.run_once(self.bind(gateway), exchange)
+        finally:
+            self.module_shutdown()
+        good = exchange.complete and exchange.status[:1] in "123"
+        return 0 if good else 1
+
+
+def _body(data: str | None) -> BinaryIO:
+    import io
+
+    if data is None:
+        return io.BytesIO()
+    if not data.startswith("@"):
+        return io.BytesIO(data.encode("utf-8", "surrogateescape"))
+    if data == "@-":
+        return io.BytesIO(sys.stdin.buffer.read())
+    try:
+        return open(data[1:], "rb")
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {data[1:]}: {error.strerror}") from error
+
+
+def _size(body: BinaryIO) -> int:
+    size = body.seek(0, 2)
+    body.seek(0)
+    return size

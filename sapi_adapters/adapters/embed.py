@@ -1,0 +1,553 @@
+"""The SAPI ``embed``: an application run from inside a program, without sockets or processes.
+
+:class:`Embed` is for ordinary programs, :class:`AsyncEmbed` for those inside an event loop. Both
+take WSGI and ASGI applications. An application may embed another: while it runs, ``sapi_name()``
+says ``embed`` there, and the outer name again afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING, Any
+
+from .. import sapi as interface
+from ..protocols.cgi import mend
+from ..sapi import AsyncExchange, ClientDisconnected, Exchange, RequestError, Sapi, refuse
+from .cli import request_environ
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from ..sapi import Gateway, Headers
+
+    HeaderPairs = Sequence[tuple[str, str]]
+
+_nested: ContextVar[str] = ContextVar("sapi_adapters.nested")
+
+
+def _innermost(process: str) -> str:
+    return _nested.get(process)
+
+
+class Response:
+    """A response: *status* (int), *reason*, *headers* (pairs, in order) and the body.
+
+    Iterating a streamed response gives the body's pieces as the application makes them; ``body``
+    is the whole of it.
+    """
+
+    def __init__(self, status: str, headers: Headers, pieces: Iterable[bytes]) -> None:
+        self.status = int(status[:3])
+        self.reason = status[4:]
+        self.headers = headers
+        self._pieces = iter(pieces)
+        self._body: bytes | None = None
+
+    def header(self, name: str, default: str | None = None) -> str | None:
+        """Return the first header called *name*, in whatever case, or *default*."""
+        return next((v for n, v in self.headers if n.lower() == name.lower()), default)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._pieces
+
+    @property
+    def body(self) -> bytes:
+        """The whole body. :class:`ClientDisconnected` when the application cut it."""
+        if self._body is None:
+            self._body = b"".join(self._pieces)
+        return self._body
+
+    @property
+    def text(self) -> str:
+        """The body as UTF-8."""
+        return self.body.decode()
+
+
+class _Body:
+    """A request's body: bytes, or an iterable of them that is asked as the application reads."""
+
+    def __init__(self, body: bytes | Iterable[bytes]) -> None:
+        self.length = len(body) if isinstance(body, bytes) else None
+        self._blocks = iter((body,)) if isinstance(body, bytes) else iter(body)
+        self._rest = b""
+        self.ended = body == b""
+
+    def read(self, size: int) -> bytes:
+        while not self._rest and not self.ended:
+            block = next(self._blocks, None)
+            if block is None:
+                self.ended = True
+            else:
+                self._rest = block
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+
+class _Held:
+    """What both exchanges of this SAPI share: the response is handed on in pieces."""
+
+    status = ""
+    written = 0
+    ended = False
+    aborted: bool
+    response_headers: Headers
+    _piece: bytes = b""
+
+    def send_headers(self, status: str, headers: Headers) -> None:
+        self.status = status
+        self.response_headers = headers
+
+    def ub_write(self, data: bytes) -> None:
+        self.written += len(data)
+        self._piece = self._piece + data if self._piece else data
+
+    def _take(self) -> bytes:
+        data, self._piece = self._piece, b""
+        return data
+
+
+class EmbedExchange(_Held, Exchange):
+    """One request to a WSGI application; *put* takes the response's pieces, None at the end."""
+
+    def __init__(
+        self,
+        sapi: Sapi,
+        environ: dict[str, Any],
+        body: _Body,
+        put: Callable[[EmbedExchange, bytes | None], None],
+    ) -> None:
+        self.sapi = sapi
+        self.environ = environ
+        self.was_cut = False
+        self._input = body
+        self._put = put
+        self.post_ended = body.ended
+
+    def read_post(self, size: int) -> bytes:
+        data = self._input.read(size)
+        self.post_ended = self._input.ended and not data
+        return data
+
+    def flush(self) -> None:
+        data = self._take()
+        if not self.aborted:
+            self._put(self, data)
+
+    def finish(self) -> None:
+        if not self.ended:
+            self.ended = True
+            data = self._take()
+            if data:
+                self._put(self, data)
+            self._put(self, None)
+
+    def cut(self) -> None:
+        if not self.ended:
+            self.was_cut = True
+            self.finish()
+
+    def wait_disconnect(self) -> None:
+        self.aborted = True
+
+
+class AsyncEmbedExchange(_Held, AsyncExchange):
+    """The same for an ASGI application: *pieces* takes the response, one piece at a time."""
+
+    def __init__(self, sapi: Sapi, environ: dict[str, Any], body: _Body) -> None:
+        self.sapi = sapi
+        self.environ = environ
+        self.was_cut = False
+        self.pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._input = body
+        self._gone = asyncio.Event()
+        self._taken = asyncio.Event()
+        self.post_ended = body.ended
+
+    async def read_post(self, size: int) -> bytes:
+        data = self._input.read(size)
+        self.post_ended = self._input.ended and not data
+        return data
+
+    async def flush(self) -> None:
+        if not self.aborted and not self.ended:
+            self.pieces.put_nowait(self._take())
+            while self.pieces.qsize() > 1 and not self.aborted:  # the reader sets the pace
+                self._taken.clear()
+                await self._taken.wait()
+
+    async def finish(self) -> None:
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self.ended:
+            self.ended = True
+            data = self._take()
+            if data or not self.status:
+                self.pieces.put_nowait(data)
+            self.pieces.put_nowait(None)
+            self._gone.set()
+
+    def cut(self) -> None:
+        if not self.ended:
+            self.was_cut = True
+            self._finish()
+
+    def give_up(self) -> None:
+        """Nobody reads the response any more."""
+        self.aborted = True
+        self._gone.set()
+        self._taken.set()
+
+    async def next_piece(self) -> bytes | None:
+        """Return the next piece, None at the end."""
+        piece = await self.pieces.get()
+        self._taken.set()
+        return piece
+
+    async def wait_disconnect(self) -> None:
+        await self._gone.wait()
+
+
+class EmbedSapi(Sapi):
+    """The runtime behind both."""
+
+    name = "embed"
+    pretty_name = "embedded"
+    nested = True
+
+    def run(self, load: Callable[[], Gateway]) -> int:
+        raise interface.ConfigurationError("embed serves nothing by itself: use Embed(app)")
+
+
+class _Host:
+    """What :class:`Embed` and :class:`AsyncEmbed` share."""
+
+    def __init__(
+        self, app: Any, *, interface: str = "auto", factory: bool = False, script_name: str = ""
+    ) -> None:
+        self._app = app
+        self._interface = interface
+        self._factory = factory
+        self._mount = script_name.rstrip("/")
+        self._sapi = EmbedSapi()
+        self._gateway: Any = None
+        self._cycle: Any = None
+
+    def _load(self) -> None:
+        from ..loading import gateway_for
+
+        interface.nested_name = _innermost
+        self._sapi.module_startup()
+        self._gateway = gateway_for(
+            self._app, self._sapi, interface=self._interface, factory=self._factory
+        )
+        self._cycle = self._sapi.bind(self._gateway)
+
+    def _environ(
+        self, method: str, target: str, headers: HeaderPairs, body: _Body
+    ) -> dict[str, Any]:
+        length = body.length
+        if not length and method in ("GET", "HEAD", "OPTIONS", "DELETE"):
+            length = None
+        environ = request_environ(method, target, headers, length)
+        environ["SCRIPT_NAME"] = self._mount
+        if self._mount and environ["PATH_INFO"].startswith(self._mount + "/"):
+            environ["PATH_INFO"] = environ["PATH_INFO"][len(self._mount) :]
+        return environ
+
+
+class Embed(_Host):
+    """Runs *app* inside this program::
+
+        with Embed(app) as host:
+            response = host.request("GET", "/", headers=[("Accept", "text/plain")])
+            response.status, response.headers, response.body
+
+    *app*, *interface* and *factory* are those of :func:`sapi_adapters.run`; *script_name* is the
+    path it believes to be mounted at. An ASGI application runs on a loop in a thread of its own,
+    with its life span around the ``with`` block, so that this works inside a running loop, too.
+    Several threads may call :meth:`request` at a time. Raises
+    :class:`~sapi_adapters.sapi.ConfigurationError` when the application refuses to start.
+    """
+
+    _loop: asyncio.AbstractEventLoop | None = None
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> Embed:
+        self._load()
+        if self._gateway.asynchronous:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name="embed", daemon=True
+            )
+            self._thread.start()
+            try:
+                self._on_loop(self._gateway.lifespan.start())
+            except BaseException:
+                self._stop_loop()
+                raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._loop is not None:
+            try:
+                self._on_loop(self._gateway.lifespan.stop())
+            finally:
+                self._stop_loop()
+        self._sapi.module_shutdown()
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        headers: HeaderPairs = (),
+        body: bytes | Iterable[bytes] = b"",
+    ) -> Response:
+        """Send one request and return the whole response.
+
+        *target* is a path with its query, percent-encoded, or an absolute URL. A *body* that is
+        no bytes is an iterable of them, read as the application asks.
+        """
+        response = self.stream(method, target, headers, body)
+        response.body  # noqa: B018 - reads it to the end
+        return response
+
+    def stream(
+        self,
+        method: str,
+        target: str,
+        headers: HeaderPairs = (),
+        body: bytes | Iterable[bytes] = b"",
+    ) -> Response:
+        """Send one request and return the response as soon as its head is there.
+
+        The application runs in a thread of its own (WSGI) or on the loop (ASGI), not more than
+        two pieces ahead of the reader.
+        """
+        given = _Body(body)
+        environ = self._environ(method, target, headers, given)
+        if self._loop is not None:
+            return self._stream_async(environ, given)
+        pieces: queue.Queue[tuple[EmbedExchange, bytes | None]] = queue.Queue(1)
+        exchange = EmbedExchange(self._sapi, environ, given, lambda e, p: pieces.put((e, p)))
+        context = copy_context()
+        thread = threading.Thread(
+            target=context.run, args=(self._run, exchange), name="embed", daemon=True
+        )
+        thread.start()
+        _, first = pieces.get()
+
+        def rest() -> Iterator[bytes]:
+            piece = first
+            try:
+                while piece is not None:
+                    if piece:
+                        yield piece
+                    _, piece = pieces.get()
+            finally:
+                if piece is not None:  # the reader has gone: let the application notice
+                    exchange.aborted = True
+                    while piece is not None:
+                        _, piece = pieces.get()
+                thread.join()
+            if exchange.was_cut:
+                raise ClientDisconnected("the application cut its response")
+
+        return Response(exchange.status, exchange.response_headers, rest())
+
+    def _run(self, exchange: EmbedExchange) -> None:
+        _nested.set(self._sapi.name)
+        try:
+            mend(exchange.environ)
+        except RequestError as error:
+            refuse(exchange, error.status)
+            exchange.finish()
+            return
+        try:
+            self._cycle(exchange)
+        finally:
+            exchange.cut()
+
+    def _stream_async(self, environ: dict[str, Any], body: _Body) -> Response:
+        exchange, task = self._on_loop(_start(self, environ, body))
+        first = self._on_loop(exchange.next_piece())
+
+        def rest() -> Iterator[bytes]:
+            piece: bytes | None = first
+            try:
+                while piece is not None:
+                    if piece:
+                        yield piece
+                    piece = self._on_loop(exchange.next_piece())
+            finally:
+                self._on_loop(_end(exchange, task))
+            if exchange.was_cut:
+                raise ClientDisconnected("the application cut its response")
+
+        return Response(exchange.status, exchange.response_headers, rest())
+
+    def _on_loop(self, coroutine: Any) -> Any:
+        assert self._loop is not None  # noqa: S101 - only called with one
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _stop_loop(self) -> None:
+        assert self._loop is not None  # noqa: S101 - only called with one
+        assert self._thread is not None  # noqa: S101 - started with the loop
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+        self._loop = None
+
+
+async def _start(
+    host: _Host, environ: dict[str, Any], body: _Body
+) -> tuple[AsyncEmbedExchange, asyncio.Task[None]]:
+    """Start one request to an ASGI application on the running loop."""
+    exchange = AsyncEmbedExchange(host._sapi, environ, body)
+
+    async def serve() -> None:
+        _nested.set(host._sapi.name)
+        try:
+            mend(environ)
+        except RequestError as error:
+            refuse(exchange, error.status)
+            await exchange.finish()
+            return
+        try:
+            await host._cycle(exchange)
+        finally:
+            exchange.cut()
+
+    return exchange, asyncio.get_running_loop().create_task(serve())
+
+
+async def _end(exchange: AsyncEmbedExchange, task: asyncio.Task[None]) -> None:
+    """Wait for the application's own end, after its response was read or given up."""
+    exchange.give_up()
+    await asyncio.wait([task])
+
+
+class AsyncResponse(Response):
+    """The response of :class:`AsyncEmbed`: iterate it with ``async for``, or ``await read()``."""
+
+    def __init__(self, status: str, headers: Headers, pieces: AsyncIterator[bytes]) -> None:
+        super().__init__(status, headers, ())
+        self._later = pieces
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._later
+
+    async def read(self) -> bytes:
+        """Return the whole body."""
+        if self._body is None:
+            self._body = b"".join([piece async for piece in self._later])
+        return self._body
+
+
+class AsyncEmbed(_Host):
+    """Runs *app* inside a program that has an event loop::
+
+        async with AsyncEmbed(app) as host:
+            response = await host.request("GET", "/")
+
+    As :class:`Embed`; an ASGI application runs on the caller's loop, a WSGI one in a thread.
+    """
+
+    _blocking: Embed | None = None
+
+    async def __aenter__(self) -> AsyncEmbed:
+        self._load()
+        if self._gateway.asynchronous:
+            await self._gateway.lifespan.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._gateway.asynchronous:
+            await self._gateway.lifespan.stop()
+        self._sapi.module_shutdown()
+
+    async def request(
+        self,
+        method: str,
+        target: str,
+        headers: HeaderPairs = (),
+        body: bytes | Iterable[bytes] = b"",
+    ) -> AsyncResponse:
+        """Send one request and return the whole response; see :meth:`Embed.request`."""
+        response = await self.stream(method, target, headers, body)
+        await response.read()
+        return response
+
+    async def stream(
+        self,
+        method: str,
+        target: str,
+        headers: HeaderPairs = (),
+        body: bytes | Iterable[bytes] = b"",
+    ) -> AsyncResponse:
+        """Send one request and return the response as soon as its head is there."""
+        given = _Body(body)
+        environ = self._environ(method, target, headers, given)
+        if not self._gateway.asynchronous:
+            return await self._stream_blocking(environ, given)
+        exchange, task = await _start(self, environ, given)
+        first = await exchange.next_piece()
+
+        async def rest() -> AsyncIterator[bytes]:
+            piece = first
+            try:
+                while piece is not None:
+                    if piece:
+                        yield piece
+                    piece = await exchange.next_piece()
+            finally:
+                await _end(exchange, task)
+            if exchange.was_cut:
+                raise ClientDisconnected("the application cut its response")
+
+        return AsyncResponse(exchange.status, exchange.response_headers, rest())
+
+    async def _stream_blocking(self, environ: dict[str, Any], body: _Body) -> AsyncResponse:
+        blocking = Embed(self._app)
+        blocking._cycle = self._cycle
+        blocking._sapi = self._sapi
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+        def put(exchange: EmbedExchange, piece: bytes | None) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        exchange = EmbedExchange(self._sapi, environ, body, put)
+        context = copy_context()
+        ended = loop.run_in_executor(None, context.run, blocking._run, exchange)
+        first = await pieces.get()
+
+        async def rest() -> AsyncIterator[bytes]:
+            piece = first
+            try:
+                while piece is not None:
+                    if piece:
+                        yield piece
+                    piece = await pieces.get()
+            finally:
+                exchange.aborted = True
+                await ended
+            if exchange.was_cut:
+                raise ClientDisconnected("the application cut its response")
+
+        return AsyncResponse(exchange.status, exchange.response_headers, rest())

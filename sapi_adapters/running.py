@@ -1,0 +1,56 @@
+"""``run(app, sapi=None, **options)``: from what somebody wants to a SAPI that serves it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from .extension import register_extension
+from .loading import gateway_for, load
+from .names import guess, sapi_class
+from .sapi import ConfigurationError
+
+
+def run(
+    app: Any,
+    sapi: str | None = None,
+    *,
+    interface: str = "auto",
+    factory: bool = False,
+    extensions: tuple[str, ...] = (),
+    sendfile: tuple[str, ...] = (),
+    chdir: str | None = None,
+    test: bool = False,
+    **options: Any,
+) -> int:
+    """Serve *app*: see :func:`sapi_adapters.run`.
+
+    *extensions* are ``"module:attribute"``. *sendfile* maps directories to the front end, see
+    :mod:`sapi_adapters.sendfile`. With *test* everything is made and imported, but nothing is
+    served. What else there is goes to the SAPI.
+    """
+    if chdir is not None:
+        try:
+            os.chdir(chdir)
+        except OSError as error:
+            raise ConfigurationError(f"cannot change to {chdir}: {error.strerror}") from error
+    name = sapi if sapi is not None else guess(options)
+    runtime_class = sapi_class(name)
+    try:
+        runtime = runtime_class(**options)
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise ConfigurationError(f"the SAPI {name!r} has no such option: {error}") from error
+    for reference in extensions:
+        register_extension(load(reference), reference)
+    if sendfile:
+        from .sendfile import SendfileMap
+
+        runtime.sendfile = SendfileMap(sendfile)
+    if test:
+        gateway_for(app, runtime, interface=interface, factory=factory)
+        sys.stderr.write(f"{app!r} loads, and {name} takes these options\n")
+        return 0
+    return runtime.run(lambda: gateway_for(app, runtime, interface=interface, factory=factory))
