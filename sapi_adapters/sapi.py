@@ -27,16 +27,16 @@ terminate_process         Sapi.terminate_process   end this worker after the run
 register_server_variables Exchange.environ         CGI meta-variables, str decoded as latin-1
 read_post                 Exchange.read_post       the next bytes of the body; b"" at its end
 read_cookies              Exchange.read_cookies    HTTP_COOKIE, or None
-header_handler            Exchange.header_handler  may rewrite or veto a header; ``None`` = not called
-send_headers              Exchange.send_headers    take status and headers; held until the first byte
+header_handler            Exchange.header_handler  may rewrite or veto headers; ``None`` = not called
+send_headers              Exchange.send_headers    take status and headers; held until a byte comes
 send_header               protocols.cgi            lines are rendered by the protocol, in one piece
 ub_write                  Exchange.ub_write        take body bytes; may hold them until flush
 flush                     Exchange.flush           push what is held to the peer
 get_fd                    Exchange.fileno          descriptor of the connection, or None
-(php_request_shutdown)    Exchange.finish, cut     end the response, complete or visibly not
+(php_request_shutdown)    Exchange.finish, cut     end the response, whole or visibly not
 default_post_reader,      absent                   parsing bodies is the framework's business
 treat_data, input_filter
-ini_defaults, ini_entries absent                   settings come from the command line and pool files
+ini_defaults, ini_entries absent                   settings come from options and pool files
 get_target_uid, _gid      manager                  the pool's user and group
 force_http_10             httpd                    only an HTTP server can do it
 additional_functions      extension                what an extension exports is plain Python
@@ -437,7 +437,7 @@ class AsyncExchange(BaseExchange):
         return data
 
 
-# -- rules for response heads, which both gateways share --------------------------------------------
+# -- rules for response heads, which both gateways share ------------------------------------------
 
 INTERNAL_SERVER_ERROR = "500 Internal Server Error"
 
@@ -450,15 +450,11 @@ _HOP_BY_HOP = frozenset(
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _C0_AND_DEL = frozenset(map(chr, [*range(9), *range(10, 32), 127]))  # HTAB is allowed in values
 
-header_kinds: dict[str, int] = {
-    name: ORDINARY
-    for name in "Content-Type Set-Cookie Location Cache-Control ETag Vary Last-Modified".split()
-}
+header_kinds: dict[str, int] = {}
 """Header names that were found valid, as applications spell them, and what is special about them.
 
 Applications use few names; looking one up costs a tenth of checking it. Bounded below.
 """
-header_kinds["Content-Length"] = CONTENT_LENGTH
 
 
 def header_kind(name: str) -> int:

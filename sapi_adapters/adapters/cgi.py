@@ -254,4 +254,5 @@ def _http_date(headers: "Headers") -> str:
     year, month, day, hour, minute, second, weekday, _, _ = time.gmtime()
     days = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
     months = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
-    return f"{days[weekday]}, {day:02} {months[month - 1]} {year} {hour:02}:{minute:02}:{second:02} GMT"
+    clock = f"{hour:02}:{minute:02}:{second:02}"
+    return f"{days[weekday]}, {day:02} {months[month - 1]} {year} {clock} GMT"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from ..protocols.cgi import mend
+from ..sapi import ApplicationError as _BadHeader
 from ..sapi import (
     ConfigurationError,
     Exchange,
@@ -15,7 +16,6 @@ from ..sapi import (
     check_header_value,
     header_kind,
 )
-from ..sapi import ApplicationError as _BadHeader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The SAPIs ``fcgi-prefork`` and ``fcgi-threaded``: FastCGI 1.0 over the servers and the manager."""
+"""The SAPIs ``fcgi-prefork`` and ``fcgi-threaded``: FastCGI 1.0 over servers and manager."""
 
 from __future__ import annotations
 

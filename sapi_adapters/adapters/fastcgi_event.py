@@ -107,7 +107,6 @@ class EventExchange(FastcgiResponse, AsyncExchange):
                 self.post_ended = self.input_ended and not self.short and not left
                 return data
             if self.aborted or self.short:
-                self.aborted = True
                 raise ClientDisconnected("the request was given up, or its body ends short")
             await self._wait()
 
@@ -119,15 +118,15 @@ class EventExchange(FastcgiResponse, AsyncExchange):
     async def finish(self) -> None:
         if not self.ended:
             self.ended = True
-            if not self.aborted:
-                self._link.stream.write(self._take_all())
+            data = self._take_aborted() if self.aborted else self._take_all()
+            self._link.stream.write(data)
             self._link.over(self)
             self.wake()
 
     def cut(self) -> None:
         if not self.ended:
-            if not self.aborted:
-                self._link.stream.write(self._take_cut())
+            data = self._take_aborted() if self.aborted else self._take_cut()
+            self._link.stream.write(data)
             self.ended = True
             self._link.over(self)
             self.wake()
@@ -187,7 +186,9 @@ class EventLink:
                 multiplex=True, max_requests=self._max_requests, values=self._values
             )
             for active in self._active.values():  # a whole request whose connection is read on
-                active.request = self._connection.adopt(active._id, active.keep_conn)
+                active.request = self._connection.adopt(
+                    active._id, active.keep_conn, active.environ
+                )
         self._feed(self._connection, data)
 
     def _feed(self, connection: Connection, data: bytes) -> None:
@@ -266,7 +267,7 @@ class EventLink:
         """Note that the response of *exchange* is complete or cut."""
         self._active.pop(exchange._id, None)
         connection, request = self._connection, exchange.request
-        if exchange.broken or exchange.aborted and self._eof:
+        if exchange.broken or (exchange.aborted and self._eof):
             self.stream.reset()
             return
         if connection is not None:

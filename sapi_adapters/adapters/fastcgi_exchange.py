@@ -99,6 +99,11 @@ class FastcgiResponse:
             return b"%b%b\0\0%b%b" % (_stdout_1, size.to_bytes(2, "big"), content, _end_1)
         return self._take() + end_response(self._id, self._had_errors)
 
+    def _take_aborted(self) -> bytes:
+        """Return the records that end a request which the web server gave up (S§5.4)."""
+        self._head = self._body = b""
+        return end_response(self._id, self._had_errors, 1)
+
     def _take_cut(self) -> bytes:
         """Return what may still be sent of a response that cannot be completed.
 
@@ -158,6 +163,8 @@ class FastcgiExchange(FastcgiResponse, Exchange):
         self.post_ended = not self._input and not self.short
 
     short = False
+    lost = False
+    """The connection is dead: there is nobody to end the request for."""
 
     def read_post(self, size: int) -> bytes:
         if self.link is not None:
@@ -165,7 +172,6 @@ class FastcgiExchange(FastcgiResponse, Exchange):
         data = self._input[:size]
         self._input = self._input[size:]
         if not data and self.short:
-            self.aborted = True
             raise ClientDisconnected("the body ends before CONTENT_LENGTH")
         self.post_ended = not self._input and not self.short
         return data
@@ -177,13 +183,11 @@ class FastcgiExchange(FastcgiResponse, Exchange):
     def finish(self) -> None:
         if not self.ended:
             self.ended = True
-            if not self.aborted:
-                self._send(self._take_all())
+            self._send(self._take_aborted() if self.aborted else self._take_all())
 
     def cut(self) -> None:
         if not self.ended:
-            if not self.aborted:
-                self._send(self._take_cut())
+            self._send(self._take_aborted() if self.aborted else self._take_cut())
             self.ended = True
 
     def ub_write(self, data: bytes) -> None:
@@ -200,13 +204,15 @@ class FastcgiExchange(FastcgiResponse, Exchange):
         return self._channel.fd
 
     def _send(self, data: bytes) -> None:
+        if self.lost:
+            return
         try:
             if self.link is None:
                 self._channel.send(data)
             else:
                 self.link.send(data)
         except ClientDisconnected:
-            self.aborted = True
+            self.aborted = self.lost = True
 
 
 class DataStream:
@@ -264,7 +270,7 @@ class Link:
                 if received == b"":
                     self._end_of_file()
                 data = received or b""
-            started = self._feed(data)
+            started = self._feed_whole(data) or self._feed(data)
         finally:
             self._reading.release()
         for exchange in started[1:]:
@@ -316,6 +322,22 @@ class Link:
                     if self._eof or self._broken or self.connection.should_close:
                         self._close()
 
+    def _feed_whole(self, data: bytes) -> list[FastcgiExchange]:
+        """Take *data* the short way, if it is one whole request and nothing else is going on."""
+        with self._lock:
+            whole = parse_whole(data) if self.connection.idle else None
+            if whole is None:
+                return []
+            params, keep_conn, body = whole
+            request = self.connection.adopt(1, keep_conn, params)
+            exchange = self._session.make(self._channel, self, request)
+            length = request.content_left
+            exchange.short = length is not None and length > len(body)
+            exchange._spool.put(body if length is None else body[:length])
+            exchange._input_ended = True
+            self._active[1] = exchange
+            return [exchange]
+
     def _feed(self, data: bytes) -> list[FastcgiExchange]:
         """Give *data* to the codec and every exchange what is its own; return the new ones."""
         started: list[FastcgiExchange] = []
@@ -347,7 +369,7 @@ class Link:
         with self._lock:
             self._eof = True
             for exchange in self._active.values():
-                exchange.aborted = True
+                exchange.aborted = exchange.lost = True
 
     def _read_more(self, enough: Callable[[], bool]) -> None:
         """Read once from the socket, unless another thread just did and it is *enough*."""
@@ -385,7 +407,6 @@ class Link:
                 if data or exchange.post_ended:
                     return data
                 if exchange.aborted or exchange.short:
-                    exchange.aborted = True
                     raise ClientDisconnected("the request was given up, or its body ends short")
             self._read_more(
                 lambda: bool(exchange._spool) or exchange._input_ended or exchange.aborted
@@ -457,7 +478,7 @@ class Session:
         """Serve what is in ``channel.data`` and tell what becomes of the connection."""
         link = channel.session
         whole = parse_whole(channel.data) if link is None else None
-        if whole is None:
+        if whole is None or (self.multiplex and whole[1]):  # others may come while it runs
             if link is None:
                 link = channel.session = Link(self, channel)
             outlook: float | None = link.turn()

@@ -38,7 +38,8 @@ class ServerSapi(Sapi):
     How: *workers* and *threads*; *script_name* (the path the application is mounted at, None to
     believe the front end); *max_requests* per worker, 0 for no limit; *request_timeout* in
     seconds, 0 for none; *grace*, how many seconds a graceful stop waits; *pid* (a file),
-    *access_log* and *error_log* (files, ``"-"`` for standard error).
+    *access_log* and *error_log* (files, ``"-"`` for standard error); *reload*, for development:
+    a change of a source file makes the master reload.
     """
 
     threads_by_default = 1
@@ -63,6 +64,7 @@ class ServerSapi(Sapi):
         pid: str | None = None,
         access_log: str | None = None,
         error_log: str | None = None,
+        reload: bool = False,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         variables = os.environ if environ is None else environ
@@ -80,6 +82,11 @@ class ServerSapi(Sapi):
         self._pid_file = pid
         self._access_log = None if access_log is None else AccessLog(access_log)
         self._error_log = error_log
+        self._reload = reload
+        if reload:
+            if self.workers not in (None, 1):
+                raise ConfigurationError("--reload is for development: with one worker")
+            self.workers = 1
         if self._access_log is not None:
             self.activate = self._access_log.begin
             self.deactivate = self._access_log.end
@@ -145,11 +152,11 @@ class ServerSapi(Sapi):
             self.log_exception("internal: a worker ends")
             status = 1
         self.module_shutdown()
-        worker.exit(status)
+        return worker.exit(status)
 
     def _needs_master(self) -> bool:
         # Started on descriptor 0, this process is itself the worker its web server counts.
-        alone = self.started_by_server or not self.supervised
+        alone = (self.started_by_server or not self.supervised) and not self._reload
         return not alone or self.workers != 1 or self._request_timeout > 0
 
     def _settings(self) -> Settings:
@@ -169,6 +176,10 @@ class ServerSapi(Sapi):
 
             worker.failed(f"the application could not be imported\n{traceback.format_exc()}")
             return BROKEN
+        if self._reload:
+            from ..servers.reloader import watch_sources
+
+            watch_sources(worker.reload_all)
         try:
             return self._serve(worker, gateway)
         except ConfigurationError as error:

@@ -59,6 +59,7 @@ class _Mode(click.ParamType[int]):
 @click.option("--chdir", metavar="DIR", help="Change there before the app is imported.")
 @click.option("--sendfile", multiple=True, metavar="RULE", help="x-sendfile=DIR, ...; repeatable.")
 @click.option("--extension", "extensions", multiple=True, metavar="MODULE:ATTR", help="Repeatable.")
+@click.option("--reload", is_flag=True, help="Reload when a source file changes (development).")
 @click.option("--test", is_flag=True, help="Load the app and check the options, then end.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="cli only.")
 @click.option("-d", "--data", metavar="TEXT|@FILE", help="Request body; @- is stdin. cli only.")

@@ -66,7 +66,7 @@ REASONS = {
 """Reason phrases of the IANA registry; ``http.HTTPStatus`` is dear to import under CGI."""
 
 
-# -- the scope, derived from CGI meta-variables ------------------------------------------------------
+# -- the scope, derived from CGI meta-variables ---------------------------------------------------
 
 
 def http_scope(environ: "dict[str, Any]", sapi_name: str) -> "dict[str, Any]":
@@ -211,7 +211,7 @@ def _tls(environ: "dict[str, Any]") -> "dict[str, Any]":
     }
 
 
-# -- the gateway -----------------------------------------------------------------------------------
+# -- the gateway ----------------------------------------------------------------------------------
 
 
 class AsgiGateway:
@@ -335,7 +335,7 @@ def _single_callable(application: "Any") -> "Application":
     return single
 
 
-# -- one request -----------------------------------------------------------------------------------
+# -- one request ----------------------------------------------------------------------------------
 
 _START, _BODY, _COMPLETE = "response start", "body", "nothing more"
 
@@ -537,7 +537,7 @@ def _response_name(name: bytes) -> tuple[str, int]:
 _DROPPED_NAMES = frozenset(("connection", "keep-alive", "transfer-encoding", "upgrade", "te"))
 
 
-# -- the life span ---------------------------------------------------------------------------------
+# -- the life span --------------------------------------------------------------------------------
 
 
 class Lifespan:
@@ -637,7 +637,7 @@ class Lifespan:
             await asyncio.wait([self._task], timeout=1)
 
 
-# -- driving coroutines by hand --------------------------------------------------------------------
+# -- driving coroutines by hand -------------------------------------------------------------------
 
 _LOOPS = frozenset(("asyncio", "anyio", "sniffio", "trio", "curio"))
 """Modules whose presence says that the application counts on an event loop."""

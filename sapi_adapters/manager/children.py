@@ -130,6 +130,11 @@ class Worker:
         except OSError:
             pass
 
+    def reload_all(self) -> None:
+        """Ask the master for a reload."""
+        if self._parent:
+            os.kill(self._parent, signal.SIGHUP)
+
     def tick(self) -> bool:
         """Return False once the master is dead: nobody would end this worker otherwise."""
         return self._parent == 0 or os.getppid() == self._parent

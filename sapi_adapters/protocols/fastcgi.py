@@ -60,7 +60,7 @@ _end = Struct(">IB3x")
 _long = Struct(">I")
 
 
-# -- records and pairs -----------------------------------------------------------------------------
+# -- records and pairs ----------------------------------------------------------------------------
 
 
 def record(type: int, request_id: int, content: bytes) -> bytes:
@@ -176,7 +176,7 @@ def _joined(block: bytes) -> dict[str, str]:
     return pairs
 
 
-# -- the common case: one request, complete in one buffer -------------------------------------------
+# -- the common case: one request, complete in one buffer -----------------------------------------
 
 _BEGINS = {
     record(BEGIN_REQUEST, 1, _begin.pack(RESPONDER, 0)): False,
@@ -247,7 +247,7 @@ def end_response(
     return found
 
 
-# -- the application's side -------------------------------------------------------------------------
+# -- the application's side -----------------------------------------------------------------------
 
 
 class Request:
@@ -348,6 +348,11 @@ class _Records:
         return len(self._rest)
 
 
+def _content_length(params: dict[str, str]) -> int | None:
+    text = params.get("CONTENT_LENGTH", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
 class Connection(_Records):
     """The application's side of one connection.
 
@@ -444,10 +449,12 @@ class Connection(_Records):
             self._closing = True
         self._ignored = 0
 
-    def adopt(self, request_id: int, keep_conn: bool) -> Request:
-        """Take over a request that :func:`parse_whole` gave and that is not over yet."""
+    def adopt(self, request_id: int, keep_conn: bool, params: dict[str, str]) -> Request:
+        """Take over a request that :func:`parse_whole` gave, with its whole body."""
         request = Request(request_id, RESPONDER, keep_conn)
+        request.params = params
         request.params_ended = request.stdin_ended = True
+        request.content_left = _content_length(params)
         self._requests[request_id] = request
         return request
 
@@ -501,9 +508,7 @@ class Connection(_Records):
         request._block = b""
         request.params_ended = True
         self._unfinished -= 1
-        length = request.params.get("CONTENT_LENGTH", "")
-        if length.isascii() and length.isdigit() and len(length) < 20:
-            request.content_left = int(length)
+        request.content_left = _content_length(request.params)
         events.append(RequestReceived(request))
 
     def _stdin(self, request: Request, content: bytes, events: list[Event]) -> None:
@@ -536,7 +541,7 @@ class Connection(_Records):
             self.end(request)
 
 
-# -- the web server's side --------------------------------------------------------------------------
+# -- the web server's side ------------------------------------------------------------------------
 
 
 class StdoutReceived(NamedTuple):

@@ -383,10 +383,8 @@ class EventServer:
     def _close_late(self) -> None:
         now = time.monotonic()
         for stream in list(self.streams):
-            if stream.deadline and stream.deadline < now:
-                stream.handler.eof_received()
-                stream.reset()
-            elif stream.stalled and stream.stalled + self._timeout < now:
+            late = stream.deadline and stream.deadline < now
+            if late or (stream.stalled and stream.stalled + self._timeout < now):
                 stream.handler.eof_received()
                 stream.reset()
 

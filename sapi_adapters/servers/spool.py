@@ -36,7 +36,7 @@ class Spool:
                 self._in_memory += len(data)
             return
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="sapi-body-")
+            self._file = tempfile.TemporaryFile(prefix="sapi-body-")  # noqa: SIM115 - see close()
         self._file.seek(0, 2)
         self._file.write(data)
         self._in_file += len(data)

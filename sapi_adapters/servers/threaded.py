@@ -93,8 +93,7 @@ class ThreadedServer:
                 self._close_late()
                 if self._tick is not None and not self._tick():
                     self.stopping = True
-            for worker in workers:
-                os.write(self._job_put, b"x")  # each wakes a thread that waits
+            os.write(self._job_put, b"x" * len(workers))  # wakes each thread that waits
             for worker in workers:
                 while worker.is_alive():
                     worker.join(1.0)
