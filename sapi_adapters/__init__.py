@@ -63,8 +63,8 @@ def run(app: "Any", sapi: "str | None" = None, **options: "Any") -> int:
     those of the command ``serve``, with underscores; under ``cgi`` also ``environ``, ``stdin``,
     ``stdout``, ``stderr`` in place of the process's own.
 
-    Raises :class:`ConfigurationError` for a mistake in the arguments; in a program that was
-    started as a script it is printed as one line instead, and the status is 2.
+    A mistake in the arguments raises :class:`ConfigurationError` when *sapi* was named; without
+    it, in a script that anybody may start, it is one line on standard error and SystemExit(2).
     """
     if sapi == "cgi" or (sapi is None and in_cgi_process() and not options):
         # Straight: no table of names, no option but the streams. Five files in all.
@@ -73,10 +73,15 @@ def run(app: "Any", sapi: "str | None" = None, **options: "Any") -> int:
             from .sapi import interface_of
 
             runtime = Cgi(**options)
-            if interface_of(app) == "wsgi":
+            interface = interface_of(app)
+            if interface == "wsgi":
                 from .gateways.wsgi import WsgiGateway
 
                 return runtime.run(lambda: WsgiGateway(app, runtime))
+            if interface == "asgi":
+                from .gateways.asgi import AsgiGateway
+
+                return runtime.run(lambda: AsgiGateway(app, runtime))
     from .running import run
 
     return run(app, sapi, **options)

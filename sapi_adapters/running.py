@@ -26,23 +26,43 @@ def run(
 ) -> int:
     """Serve *app*: see :func:`sapi_adapters.run`.
 
+    Without *sapi* this is a script that a web server or a person starts: a mistake is then one
+    line on standard error and SystemExit(2), where a caller that names the SAPI gets
+    :class:`ConfigurationError` raised.
+
     *extensions* are ``"module:attribute"``. *sendfile* maps directories to the front end, see
     :mod:`sapi_adapters.sendfile`. With *test* everything is made and imported, but nothing is
     served. What else there is goes to the SAPI.
     """
+    if sapi is None:
+        try:
+            name = guess(options)
+            return run(
+                app,
+                name,
+                interface=interface,
+                factory=factory,
+                extensions=extensions,
+                sendfile=sendfile,
+                chdir=chdir,
+                test=test,
+                **options,
+            )
+        except ConfigurationError as error:
+            sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {error}\n")
+            raise SystemExit(2) from error
     if chdir is not None:
         try:
             os.chdir(chdir)
         except OSError as error:
             raise ConfigurationError(f"cannot change to {chdir}: {error.strerror}") from error
-    name = sapi if sapi is not None else guess(options)
-    runtime_class = sapi_class(name)
+    runtime_class = sapi_class(sapi)
     try:
         runtime = runtime_class(**options)
     except TypeError as error:
         if "keyword argument" not in str(error):
             raise
-        raise ConfigurationError(f"the SAPI {name!r} has no such option: {error}") from error
+        raise ConfigurationError(f"the SAPI {sapi!r} has no such option: {error}") from error
     for reference in extensions:
         register_extension(load(reference), reference)
     if sendfile:
@@ -51,6 +71,6 @@ def run(
         runtime.sendfile = SendfileMap(sendfile)
     if test:
         gateway_for(app, runtime, interface=interface, factory=factory)
-        sys.stderr.write(f"{app!r} loads, and {name} takes these options\n")
+        sys.stderr.write(f"{app!r} loads, and {sapi} takes these options\n")
         return 0
     return runtime.run(lambda: gateway_for(app, runtime, interface=interface, factory=factory))

@@ -84,7 +84,9 @@ class Client:
 
     def begin(self, id: int = 1, *, keep: bool = False, role: int = 1, **params: str) -> None:
         """Send BEGIN_REQUEST and all parameters."""
-        pairs = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in {**PARAMS, **params}.items()]
+        pairs = [
+            (k.encode("latin-1"), v.encode("latin-1")) for k, v in {**PARAMS, **params}.items()
+        ]
         self.answers[id] = Answer()
         self.socket.sendall(self.codec.begin(id, pairs, keep_conn=keep, role=role))
 
@@ -96,7 +98,9 @@ class Client:
         """Send a whole request in one write."""
         if body:
             params = {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": str(len(body)), **params}
-        pairs = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in {**PARAMS, **params}.items()]
+        pairs = [
+            (k.encode("latin-1"), v.encode("latin-1")) for k, v in {**PARAMS, **params}.items()
+        ]
         self.answers[id] = Answer()
         data = self.codec.begin(id, pairs, keep_conn=keep)
         if body:

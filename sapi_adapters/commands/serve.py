@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from .. import in_cgi_process
 from ..loading import INTERFACES, import_path
-from ..names import SAPIS
+from ..names import SAPIS, guess
 from ..running import run
 from ..sapi import ConfigurationError
 
@@ -83,7 +83,8 @@ def command(app: str, request: tuple[str, ...], **options: Any) -> NoReturn:
         raise click.UsageError(f"{' '.join(request)!r} makes sense only with --sapi cli")
     import_path(os.path.abspath(given.get("chdir", ".")))
     try:
-        status = run(app, **given)
+        name = given.pop("sapi", None) or guess(given)
+        status = run(app, name, **given)
     except ConfigurationError as error:
         click.echo(f"serve: {error}", err=True)
         status = 2

@@ -110,7 +110,6 @@ class Worker:
             signal.signal(ignored, signal.SIG_IGN)
         # Apache and spawners without a master of ours use USR1 for "end gently".
         signal.signal(signal.SIGUSR1, signal.SIG_IGN if self.has_master else quit_gracefully)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _MANAGED)
 
     def ready(self) -> None:
         """Tell the master that this worker accepts."""
@@ -156,8 +155,8 @@ class Worker:
 def fork(number: int, generation: int, slot: Slot) -> Child | Worker:
     """Fork; return the :class:`Child` in the master and the :class:`Worker` in the child.
 
-    Signals are blocked from before the fork until the worker has handlers of its own, so that
-    none of them meets the master's handlers in the child.
+    Signals are blocked across the fork, so that none of them meets the master's handlers in the
+    child; until the worker has its own, TERM and INT end it as they end any process.
     """
     ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     master = os.getpid()
@@ -172,6 +171,9 @@ def fork(number: int, generation: int, slot: Slot) -> Child | Worker:
     signal.set_wakeup_fd(-1)
     for managed in _MANAGED:
         signal.signal(managed, signal.SIG_DFL)
+    for masters in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(masters, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _MANAGED)
     atexit._clear()  # what the master registered is the master's
     return Worker(number, master, theirs, slot)
 

@@ -249,7 +249,7 @@ class Master:
             return
         if data[:1] == b"F":
             child.failure = data[1:].decode("utf-8", "replace")
-        if b"R" in data and child.state != READY and not child.told:
+        elif data[:1] == b"R" and child.state != READY and not child.told:
             child.state = READY
             child.since = time.monotonic()
             if child.generation == self._next:

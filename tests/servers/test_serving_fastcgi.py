@@ -156,8 +156,12 @@ def test_several_requests_at_once_on_one_connection(server, tmp_path):
 def test_interleaved_requests_are_refused_or_served(server):
     """Records of two requests mixed: without multiplexing the second is told so."""
     with Client(server.address) as client:
-        begin_one = client.codec.begin(1, [(b"REQUEST_METHOD", b"POST"), (b"PATH_INFO", b"/hash")], keep_conn=True)
-        begin_two = client.codec.begin(2, [(b"REQUEST_METHOD", b"POST"), (b"PATH_INFO", b"/hash")], keep_conn=True)
+        begin_one = client.codec.begin(
+            1, [(b"REQUEST_METHOD", b"POST"), (b"PATH_INFO", b"/hash")], keep_conn=True
+        )
+        begin_two = client.codec.begin(
+            2, [(b"REQUEST_METHOD", b"POST"), (b"PATH_INFO", b"/hash")], keep_conn=True
+        )
         client.answers = {1: type(fetch(server.address))(), 2: type(fetch(server.address))()}
         client.socket.sendall(begin_one + begin_two)
         client.socket.sendall(client.codec.stdin(1, b"one") + client.codec.stdin(2, b"two"))
@@ -239,7 +243,9 @@ def test_bad_bytes_close_the_connection_and_nothing_else(server):
 def test_the_missing_include_of_nginx_is_named(server):
     with Client(server.address) as client:
         client.answers[1] = type(fetch(server.address))()
-        client.socket.sendall(client.codec.begin(1, [(b"HTTP_HOST", b"x")]) + client.codec.stdin(1, b""))
+        client.socket.sendall(
+            client.codec.begin(1, [(b"HTTP_HOST", b"x")]) + client.codec.stdin(1, b"")
+        )
         assert client.answer().status == 400
     until(lambda: "include fastcgi_params" in server.text)
 
