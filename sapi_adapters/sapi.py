@@ -27,7 +27,7 @@ terminate_process         Sapi.terminate_process   end this worker after the run
 register_server_variables Exchange.environ         CGI meta-variables, str decoded as latin-1
 read_post                 Exchange.read_post       the next bytes of the body; b"" at its end
 read_cookies              Exchange.read_cookies    HTTP_COOKIE, or None
-header_handler            Exchange.header_handler  may rewrite or veto headers; ``None`` = not called
+header_handler            Exchange.header_handler  may change or veto headers; ``None`` = not called
 send_headers              Exchange.send_headers    take status and headers; held until a byte comes
 send_header               protocols.cgi            lines are rendered by the protocol, in one piece
 ub_write                  Exchange.ub_write        take body bytes; may hold them until flush
@@ -180,6 +180,7 @@ class Sapi:
     """A :class:`sapi_adapters.sendfile.SendfileMap` when the front end sends the files."""
     nested: bool = False
     """True for a runtime inside a program, which does not speak for the whole process."""
+    _outer_name = "cli"
 
     terminating: bool = False
     log_level: str = NOTICE
@@ -252,16 +253,19 @@ class Sapi:
         """Run module start-up: the name, then the SAPI, then every extension in order."""
         global _process_name
         if not self.nested:
-            _process_name = self.name
+            self._outer_name, _process_name = _process_name, self.name
         self.startup()
         for extension in extensions:
             extension.start_module(self)
 
     def module_shutdown(self) -> None:
         """Run module shutdown in the reverse order, each step guarded."""
+        global _process_name
         for extension in reversed(extensions):
             self._guard("module shutdown", extension.stop_module, self)
         self._guard("module shutdown", self.shutdown)
+        if not self.nested:
+            _process_name = self._outer_name
 
     def start_request(self, exchange: "Any") -> None:
         """Request start-up: :attr:`activate`, then every extension's in order."""

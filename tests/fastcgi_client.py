@@ -1,4 +1,4 @@
-"""A FastCGI client for the tests, on the project's own client codec, with a deadline on every wait."""
+"""A FastCGI client for the tests, on our own client codec, with a deadline on every wait."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..sapi import Headers, Load
 
+_DRAINED = 64 << 20  # bytes of an unread body that are taken before the response is closed
 _HELD = 65536  # bytes of the response that may wait for the next flush
 
 
@@ -94,21 +95,33 @@ class CgiExchange(Exchange):
 
     def finish(self) -> None:
         if not self._ended:
+            self._ended = True
             self.flush()
             self.complete = not self.aborted
-            self._end()
 
     def cut(self) -> None:
         if not self._ended:
+            self._ended = True
             self.flush()  # CGI has no way to say more than the exit status does
-            self._end()
 
-    def _end(self) -> None:
-        self._ended = True
+    def close(self) -> None:
+        """Close the response: the server may end this process from now on.
+
+        Not before the application has returned, so that its work after the response is done.
+        Apache's mod_cgid talks over one socket both ways, on which unread bytes of the body
+        would destroy the response: there they are read first, up to a limit.
+        """
+        try:
+            if self._left and self._descriptor is not None and _is_socket(self._descriptor):
+                self._left = min(self._left, _DRAINED)
+                while not self.aborted and self.read_post(_HELD):
+                    pass
+        except OSError:
+            pass  # the client has gone: there is nothing left to save
         try:
             self._close()
         except OSError:
-            self.complete = False
+            pass
 
     def log_message(self, message: str) -> None:
         self.sapi.log_message(message)
@@ -153,7 +166,6 @@ class Cgi(Sapi):
         self._stdout = stdout
         self._stderr = stderr
         self._script_name = script_name
-        self.nested = environ is not None
 
     def run(self, load: "Load") -> int:
         """Serve the one request. Returns 0 when a whole response went out, else 1."""
@@ -173,6 +185,7 @@ class Cgi(Sapi):
             self.sapi_error(error, "CGI request")
             refuse(exchange, error.status)
             exchange.finish()
+            exchange.close()
             return 0 if exchange.complete else 1
         self.module_startup()
         try:
@@ -183,6 +196,7 @@ class Cgi(Sapi):
             return 0 if exchange.complete else 1
         finally:
             exchange.cut()
+            exchange.close()
             self.module_shutdown()
 
     def log_message(self, message: str, level: str = WARNING) -> None:
@@ -231,6 +245,10 @@ class Cgi(Sapi):
             posix.close(sink)
 
         return read, write, close, sink
+
+
+def _is_socket(fd: int) -> bool:
+    return posix.fstat(fd).st_mode & 0o170000 == 0o140000
 
 
 def _nothing() -> None:

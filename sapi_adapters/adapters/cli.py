@@ -167,7 +167,7 @@ class Cli(Sapi):
             name, colon, value = header.partition(":")
             if not colon:
                 raise ConfigurationError(f"header {header!r} is no 'Name: value'")
-            pairs.append((name, value.strip()))
+            pairs.append((_latin(name), _latin(value.strip())))
         self._body = _body(data)
         length = None if data is None else _size(self._body)
         if data is not None and not any(n.lower() == "content-type" for n, _ in pairs):

@@ -143,11 +143,11 @@ class FastcgiExchange(FastcgiResponse, Exchange):
         self._channel = channel
         self._input = body
         self.link = link
-        if link is None:
+        if link is None or request is None:
             self.post_ended = not body
         else:
-            self.request = request
-            self._id = request.id  # type: ignore[union-attr]
+            self.request: Request = request
+            self._id = request.id
             self._spool = Spool()
             self._input_ended = False
             self.short = False
@@ -187,8 +187,9 @@ class FastcgiExchange(FastcgiResponse, Exchange):
 
     def cut(self) -> None:
         if not self.ended:
-            self._send(self._take_aborted() if self.aborted else self._take_cut())
+            data = self._take_aborted() if self.aborted else self._take_cut()
             self.ended = True
+            self._send(data)
 
     def ub_write(self, data: bytes) -> None:
         self.written += len(data)
@@ -209,6 +210,8 @@ class FastcgiExchange(FastcgiResponse, Exchange):
         try:
             if self.link is None:
                 self._channel.send(data)
+            elif self.ended:
+                self.link.send_end(self, data)
             else:
                 self.link.send(data)
         except ClientDisconnected:
@@ -302,22 +305,18 @@ class Link:
     def serve(self, exchange: FastcgiExchange) -> None:
         """Run the application for *exchange*, and end the request."""
         request = exchange.request
-        assert request is not None  # noqa: S101 - given by _feed
         if self._session.multiplex and request.keep_conn:
             with self._lock:
                 self._watch()
         try:
             self._session.serve(exchange)
         finally:
+            self._retire(exchange)
+            if request.excess:
+                self._session.sapi.log_message(
+                    f"request: {request.excess} bytes beyond CONTENT_LENGTH were discarded", WARNING
+                )
             with self._lock:
-                self._active.pop(request.id, None)
-                self.connection.end(request)
-                self._broken = self._broken or exchange.broken
-                if request.excess:
-                    self._session.sapi.log_message(
-                        f"request: {request.excess} bytes beyond CONTENT_LENGTH were discarded",
-                        WARNING,
-                    )
                 if self._watched and not self._active and not self._closed:
                     if self._eof or self._broken or self.connection.should_close:
                         self._close()
@@ -435,6 +434,19 @@ class Link:
         """Send whole records."""
         with self._writing:
             self._channel.send(data)
+
+    def send_end(self, exchange: FastcgiExchange, data: bytes) -> None:
+        """Send what ends a request. Its id is free before the peer can use it again."""
+        self._retire(exchange)
+        self.send(data)
+
+    def _retire(self, exchange: FastcgiExchange) -> None:
+        request = exchange.request
+        with self._lock:
+            if self._active.get(request.id) is exchange:
+                del self._active[request.id]
+                self.connection.end(request)
+                self._broken = self._broken or exchange.broken
 
     def _watch(self) -> None:
         """Let any idle thread read, under ``_lock``; only a threaded server has such."""

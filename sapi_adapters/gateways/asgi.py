@@ -242,7 +242,7 @@ class AsgiGateway:
             exchange.cut()  # from send() or receive(), and back out of the application
         except (Exception, SystemExit) as error:
             self._failed(exchange, error)
-            if response.phase == _START:
+            if not response.taken:
                 refuse(exchange, INTERNAL_SERVER_ERROR)
                 await exchange.finish()
             elif response.phase != _COMPLETE:
@@ -267,7 +267,7 @@ class AsgiGateway:
             exchange.cut()
             return
         request = request_line(exchange.environ)
-        if response.phase == _START:
+        if not response.taken:
             self.sapi.log_message(f"application: {request}: returned without a response", ERROR)
             refuse(exchange, INTERNAL_SERVER_ERROR)
             await exchange.finish()

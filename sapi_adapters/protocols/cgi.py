@@ -121,13 +121,14 @@ def _without_proxy(file: str) -> str:
 
 
 def render_head(status: str, headers: "Headers") -> bytes:
-    """Return a CGI response head (RFC 3875 §6): Status, the headers, an empty line.
+    """Return a CGI response head (RFC 3875 §6): the headers, Status, an empty line.
 
     Status is always written, also beside Location, so that no front end takes a relative
-    Location for a local redirect (§6.2.2).
+    Location for a local redirect (§6.2.2); and last, as HAProxy 2.6 makes a 302 of whatever
+    stands before Location.
     """
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    return f"Status: {status}\r\n{lines}\r\n".encode("latin-1")
+    return f"{lines}Status: {status}\r\n\r\n".encode("latin-1")
 
 
 def render_nph_head(status: str, headers: "Headers", protocol: str, date: str) -> bytes:

@@ -167,7 +167,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def bind_tcp(text: str) -> Listener:
-    """Listen on the TCP address *text*, see :func:`parse_address`; port 0 is chosen by the kernel."""
+    """Listen on the TCP address *text*, see :func:`parse_address`; 0 lets the kernel choose."""
     host, port = parse_address(text)
     try:
         found = socket.getaddrinfo(

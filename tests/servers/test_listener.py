@@ -83,7 +83,7 @@ def test_close_removes_only_its_own_socket_file(tmp_path):
 
 
 def test_a_missing_directory_is_one_clear_line(tmp_path):
-    with pytest.raises(ConfigurationError, match="cannot listen on .*No such file"):
+    with pytest.raises(ConfigurationError, match=r"cannot listen on .*No such file"):
         listener.bind_unix(str(tmp_path / "none" / "s"))
 
 
@@ -214,8 +214,8 @@ def test_an_inherited_descriptor_by_number(tmp_path):
         listening.bind(path)
         listening.listen()
         process = subprocess.Popen(
-            [sys.executable, "-m", "sapi_adapters", "server_apps:wsgi", "--fd"]
-            + [str(listening.fileno())],
+            [sys.executable, "-m", "sapi_adapters", "server_apps:wsgi"]
+            + ["--fd", str(listening.fileno())],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
             pass_fds=[listening.fileno()],
             stderr=subprocess.DEVNULL,

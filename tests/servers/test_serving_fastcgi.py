@@ -1,4 +1,4 @@
-"""The three servers under real sockets: kept connections, several requests at once, aborts, ends."""
+"""The three servers under real sockets: kept connections, multiplexing, aborts, ends."""
 
 from __future__ import annotations
 
