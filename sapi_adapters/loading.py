@@ -21,7 +21,7 @@ def load(reference: str) -> Any:
     itself raises, a missing import of its own too, passes through: its traceback tells more.
     """
     module_name, colon, attribute = reference.partition(":")
-    if not (colon and module_name and attribute):
+    if not (colon and module_name and attribute) or module_name.startswith("."):
         raise ConfigurationError(
             f"{reference!r} is no application: write MODULE:ATTRIBUTE, like app:wsgi"
         )
@@ -64,6 +64,8 @@ def gateway_for(
         try:
             application = application()
         except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # the factory's own
             raise ConfigurationError(f"{named} cannot be called as a factory: {error}") from error
         if not callable(application):
             raise ConfigurationError(f"the factory {named} returned nothing callable")

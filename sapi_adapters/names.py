@@ -67,6 +67,11 @@ def guess(options: Mapping[str, object], environ: Mapping[str, str] = os.environ
 
         if is_listening(0):
             return "fcgi-prefork"
+    if given:
+        raise ConfigurationError(
+            "--bind alone is for the HTTP host, which this version does not have;"
+            " for FastCGI say --sapi fcgi-prefork or --sapi fcgi-threaded"
+        )
     raise ConfigurationError(
         "no web server started this program and nothing says where to listen;"
         " try: serve APP --socket /tmp/app.sock (FastCGI for nginx, Apache, lighttpd),"

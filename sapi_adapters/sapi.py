@@ -314,6 +314,7 @@ class _Cycle:
             except Exception:
                 self._sapi.log_exception("error in request start-up")
                 refuse(exchange, INTERNAL_SERVER_ERROR)
+                exchange.finish()
             else:
                 self._gateway(exchange)
         finally:
@@ -451,7 +452,7 @@ _HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer"
     " trailers transfer-encoding upgrade".split()
 )
-_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _C0_AND_DEL = frozenset(map(chr, [*range(9), *range(10, 32), 127]))  # HTAB is allowed in values
 
 header_kinds: dict[str, int] = {}
@@ -469,7 +470,7 @@ def header_kind(name: str) -> int:
     """
     if type(name) is not str:
         raise ApplicationError(f"header name {name!r} is not a str")
-    if not name or not _TOKEN.issuperset(name):
+    if not name or not TOKEN.issuperset(name):
         raise ApplicationError(f"header name {name!r} is not a token")
     lower = name.lower()
     if lower in _HOP_BY_HOP:
@@ -504,6 +505,8 @@ def check_status(status: str) -> None:
         raise ApplicationError(f"status {status!r} does not begin with three digits")
     if status[3:4] not in ("", " "):
         raise ApplicationError(f"status {status!r} has no space after its code")
+    if status[-1] == " ":
+        raise ApplicationError(f"status {status!r} ends with a space")
     if "\t" in status or not _C0_AND_DEL.isdisjoint(status):
         raise ApplicationError(f"status {status!r} holds a control character")
     if not status.isascii() and max(status) > "\xff":
@@ -566,7 +569,9 @@ def interface_of(application: object) -> str:
         call = getattr(function, "__call__", None)  # noqa: B004 - wanted itself, not its presence
         function = getattr(call, "__func__", call)
         bound = True
-    if hasattr(function, "_is_coroutine_marker"):  # inspect.markcoroutinefunction, asgiref
+    # inspect.markcoroutinefunction from Python 3.12 on, and asgiref's before
+    marks = ("_is_coroutine_marker", "_is_coroutine_mark", "_is_coroutine")
+    if any(hasattr(each, mark) for each in (application, function) for mark in marks):
         return "asgi2" if is_class else "asgi"
     code = getattr(function, "__code__", None)
     if code is None:

@@ -11,6 +11,7 @@ X-LIGHTTPD-send-file lighttpd, old name  the file's path
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,9 @@ class SendfileMap:
         the announced Content-Length, -1 for none), opened by an absolute path that lies, links
         resolved, in a mapped directory and still names the very file that is open.
         """
+        file = getattr(file, "file", file)  # tempfile's wrapper
+        if not isinstance(file, (io.FileIO, io.BufferedReader, io.BufferedRandom)):
+            return None  # what it yields need not be what the file holds: gzip, encryption
         path = getattr(file, "name", None)
         if not isinstance(path, str) or not os.path.isabs(path):
             return None
@@ -77,7 +81,9 @@ class SendfileMap:
             return None
         for header, prefix, directory in self._rules:
             if real.startswith(directory + os.sep):
-                value = real if not prefix else prefix + quote(real[len(directory) :])
+                value = real
+                if header == "X-Accel-Redirect":
+                    value = prefix + quote(os.fsencode(real[len(directory) :]))
                 if value.isascii() and value.isprintable():
                     return header, value
         return None

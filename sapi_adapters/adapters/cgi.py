@@ -5,9 +5,11 @@ interpreter has loaded already; tests/shape counts it. Arguments of the command 
 looked at: a web server puts words of the query string there (CVE-2012-1823, CVE-2024-4577).
 """
 
+import _signal  # what signal wraps, and a bare interpreter has loaded
 import posix
+import sys
 
-from ..protocols.cgi import is_nph, mend, render_head, render_nph_head
+from ..protocols.cgi import is_nph, mend, normal_mount, render_head, render_nph_head
 from ..sapi import (
     WARNING,
     ClientDisconnected,
@@ -89,15 +91,29 @@ class CgiExchange(Exchange):
         data, self._held = self._held, b""
         try:
             while data and not self.aborted:
-                data = data[self._write(data) :]
+                try:
+                    data = data[self._write(data) :]
+                except BlockingIOError:  # the server made the pipe non-blocking
+                    self._wait_writable()
         except OSError:  # EPIPE: the client has gone, or the server gave the request up
             self.aborted = True
+
+    def _wait_writable(self) -> None:
+        import select
+
+        poll = select.poll()
+        poll.register(self.fileno() or 1, select.POLLOUT)
+        poll.poll()
 
     def finish(self) -> None:
         if not self._ended:
             self._ended = True
             self.flush()
             self.complete = not self.aborted
+            if self._descriptor is not None and _in_main_thread():
+                # lighttpd sends TERM once the response is complete; the application may have
+                # work to do after it. Signals are the main thread's.
+                _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)
 
     def cut(self) -> None:
         if not self._ended:
@@ -143,7 +159,8 @@ class Cgi(Sapi):
     """A classic CGI program.
 
     *environ*, *stdin*, *stdout*, *stderr* take the place of the process's own, for tests:
-    *environ* maps str (as ``os.environ``), the streams are binary but *stderr*, which is text.
+    *environ* holds str, each byte one code point; the streams are binary but *stderr*, which is
+    text.
     *script_name* is the path the application is mounted at, where the server's split differs.
     """
 
@@ -165,7 +182,7 @@ class Cgi(Sapi):
         self._stdin = stdin
         self._stdout = stdout
         self._stderr = stderr
-        self._script_name = script_name
+        self._mount = None if script_name is None else normal_mount(script_name)
 
     def run(self, load: "Load") -> int:
         """Serve the one request. Returns 0 when a whole response went out, else 1."""
@@ -173,7 +190,7 @@ class Cgi(Sapi):
         read, write, close, sink = self._streams(bool(environ.get("CONTENT_LENGTH")))
         nph = is_nph(environ)
         try:
-            length = mend(environ, self._script_name)
+            length = mend(environ, self._mount)
             error = None
         except RequestError as refused:
             length, error = 0, refused
@@ -245,6 +262,11 @@ class Cgi(Sapi):
             posix.close(sink)
 
         return read, write, close, sink
+
+
+def _in_main_thread() -> bool:
+    threading = sys.modules.get("threading")
+    return threading is None or threading.current_thread() is threading.main_thread()
 
 
 def _is_socket(fd: int) -> bool:

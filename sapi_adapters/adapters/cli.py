@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from ..protocols.cgi import mend
-from ..sapi import ApplicationError as _BadHeader
 from ..sapi import (
+    TOKEN,
     ConfigurationError,
     Exchange,
+    RequestError,
     Sapi,
     check_header_value,
     header_kind,
 )
+from ..sapi import ApplicationError as _BadHeader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,28 +33,23 @@ def request_environ(
     *target* is a path with its query, or an absolute URL; *length* the body's, None for none.
     Raises :class:`ConfigurationError` for what no client could send.
     """
-    if not method.isascii() or not method.replace("-", "").isalnum():
+    if not TOKEN.issuperset(method) or not method:
         raise ConfigurationError(f"{method!r} is no request method")
-    parts = urlsplit(target)
-    if not (parts.path.startswith("/") or (not parts.path and parts.netloc)):
-        raise ConfigurationError(f"{target!r} is no path: it must begin with a slash")
-    raw = parts.path or "/"
-    secure = parts.scheme == "https"
-    port = str(parts.port or (443 if secure else 80))
-    query = f"?{parts.query}" if parts.query else ""
+    host, port, secure, rest = _split_target(target)
+    raw, question, query = rest.partition("?")
     environ = {
         "GATEWAY_INTERFACE": "CGI/1.1",
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": "",
         "PATH_INFO": unquote_to_bytes(raw).decode("latin-1"),
-        "QUERY_STRING": _latin(parts.query),
-        "REQUEST_URI": _latin(raw + query),
-        "SERVER_NAME": parts.hostname or "localhost",
-        "SERVER_PORT": port,
+        "QUERY_STRING": _latin(query),
+        "REQUEST_URI": _latin(raw + question + query),
+        "SERVER_NAME": host,
+        "SERVER_PORT": str(port or (443 if secure else 80)),
         "SERVER_PROTOCOL": "HTTP/1.1",
         "SERVER_SOFTWARE": "sapi_adapters",
         "REMOTE_ADDR": "127.0.0.1",
-        "HTTP_HOST": parts.netloc.rpartition("@")[2] or "localhost",
+        "HTTP_HOST": f"{host}:{port}" if port else host,
     }
     if secure:
         environ["HTTPS"] = "on"
@@ -66,6 +63,8 @@ def request_environ(
         variable = name.upper().replace("-", "_")
         if variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             variable = f"HTTP_{variable}"
+        if variable == "CONTENT_LENGTH" and not (value.isascii() and value.isdigit()):
+            raise ConfigurationError(f"Content-Length {value!r} is not a number")
         if variable in seen:  # RFC 3875 §4.1.18
             joint = "; " if variable == "HTTP_COOKIE" else ", "
             value = environ[variable] + joint + value
@@ -74,6 +73,25 @@ def request_environ(
     if length is not None:
         environ["CONTENT_LENGTH"] = str(length)
     return environ
+
+
+def _split_target(target: str) -> tuple[str, int | None, bool, str]:
+    """Return host, port, whether it is https, and path with query, of a path or absolute URL."""
+    if not target.isprintable():
+        raise ConfigurationError(f"{target!r} holds a control character: percent-encode it")
+    target = target.partition("#")[0]
+    if target.startswith("/"):
+        return "localhost", None, False, target
+    try:
+        parts = urlsplit(target)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"{target!r}: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(f"{target!r} is no path: it must begin with a slash")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    query = f"?{parts.query}" if parts.query else ""
+    return host, port, parts.scheme == "https", (parts.path or "/") + query
 
 
 def _latin(text: str) -> str:
@@ -182,7 +200,10 @@ class Cli(Sapi):
             # The response is all that standard output gets; what the application prints does not.
             output = os.fdopen(os.dup(1), "wb")
             os.dup2(2, 1)
-        mend(self._environ, None)
+        try:
+            mend(self._environ)
+        except RequestError as error:
+            raise ConfigurationError(f"the request: {error}") from error
         exchange = CliExchange(self, self._environ, self._body, output, self._include)
         self.module_startup()
         try:

@@ -14,12 +14,12 @@ from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 from .. import sapi as interface
-from ..protocols.cgi import mend
+from ..protocols.cgi import mend, normal_mount
 from ..sapi import AsyncExchange, ClientDisconnected, Exchange, RequestError, Sapi, refuse
 from .cli import request_environ
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from ..sapi import Gateway, Headers
@@ -33,18 +33,57 @@ def _innermost(process: str) -> str:
     return _nested.get(process)
 
 
+class _Pieces:
+    """The pieces of one body, as the application makes them. *end* is called once."""
+
+    def __init__(
+        self,
+        exchange: EmbedExchange | AsyncEmbedExchange,
+        first: bytes | None,
+        fetch: Callable[[], bytes | None],
+        end: Callable[[], None],
+    ) -> None:
+        self._exchange = exchange
+        self._next: list[bytes | None] = [first]
+        self._fetch = fetch
+        self._end = end
+        self._over = False
+
+    def __iter__(self) -> _Pieces:
+        return self
+
+    def __next__(self) -> bytes:
+        while not self._over:
+            piece = self._next.pop() if self._next else self._fetch()
+            if piece:
+                return piece
+            if piece is None:
+                self._over = True
+                self._end()
+                if self._exchange.was_cut:
+                    raise ClientDisconnected("the application cut its response")
+        raise StopIteration
+
+    def close(self) -> None:
+        """Give the request up: the application sees a client that has gone."""
+        if not self._over:
+            self._over = True
+            self._exchange.give_up()
+            self._end()
+
+
 class Response:
     """A response: *status* (int), *reason*, *headers* (pairs, in order) and the body.
 
     Iterating a streamed response gives the body's pieces as the application makes them; ``body``
-    is the whole of it.
+    is the whole of it. One that is not read to its end is to be closed, or used in a ``with``.
     """
 
-    def __init__(self, status: str, headers: Headers, pieces: Iterable[bytes]) -> None:
+    def __init__(self, status: str, headers: Headers, pieces: _Pieces | None) -> None:
         self.status = int(status[:3])
         self.reason = status[4:]
         self.headers = headers
-        self._pieces = iter(pieces)
+        self._pieces = pieces
         self._body: bytes | None = None
 
     def header(self, name: str, default: str | None = None) -> str | None:
@@ -52,13 +91,24 @@ class Response:
         return next((v for n, v in self.headers if n.lower() == name.lower()), default)
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._pieces
+        return iter(self._pieces or ())
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what is not read yet."""
+        if self._pieces is not None:
+            self._pieces.close()
 
     @property
     def body(self) -> bytes:
         """The whole body. :class:`ClientDisconnected` when the application cut it."""
         if self._body is None:
-            self._body = b"".join(self._pieces)
+            self._body = b"".join(self)
         return self._body
 
     @property
@@ -150,6 +200,10 @@ class EmbedExchange(_Held, Exchange):
             self.was_cut = True
             self.finish()
 
+    def give_up(self) -> None:
+        """Nobody reads the response any more."""
+        self.aborted = True
+
     def wait_disconnect(self) -> None:
         self.aborted = True
 
@@ -232,7 +286,7 @@ class _Host:
         self._app = app
         self._interface = interface
         self._factory = factory
-        self._mount = script_name.rstrip("/")
+        self._mount = normal_mount(script_name)
         self._sapi = EmbedSapi()
         self._gateway: Any = None
         self._cycle: Any = None
@@ -242,10 +296,14 @@ class _Host:
 
         interface.nested_name = _innermost
         self._sapi.module_startup()
-        self._gateway = gateway_for(
-            self._app, self._sapi, interface=self._interface, factory=self._factory
-        )
-        self._cycle = self._sapi.bind(self._gateway)
+        try:
+            self._gateway = gateway_for(
+                self._app, self._sapi, interface=self._interface, factory=self._factory
+            )
+            self._cycle = self._sapi.bind(self._gateway)
+        except BaseException:
+            self._sapi.module_shutdown()
+            raise
 
     def _environ(
         self, method: str, target: str, headers: HeaderPairs, body: _Body
@@ -253,11 +311,20 @@ class _Host:
         length = body.length
         if not length and method in ("GET", "HEAD", "OPTIONS", "DELETE"):
             length = None
-        environ = request_environ(method, target, headers, length)
-        environ["SCRIPT_NAME"] = self._mount
-        if self._mount and environ["PATH_INFO"].startswith(self._mount + "/"):
-            environ["PATH_INFO"] = environ["PATH_INFO"][len(self._mount) :]
-        return environ
+        return request_environ(method, target, headers, length)
+
+    def _run(self, exchange: EmbedExchange) -> None:
+        _nested.set(self._sapi.name)
+        try:
+            mend(exchange.environ, self._mount)
+        except RequestError as error:
+            refuse(exchange, error.status)
+            exchange.finish()
+            return
+        try:
+            self._cycle(exchange)
+        finally:
+            exchange.cut()
 
 
 class Embed(_Host):
@@ -277,6 +344,10 @@ class Embed(_Host):
     _loop: asyncio.AbstractEventLoop | None = None
     _thread: threading.Thread | None = None
 
+    def __init__(self, app: Any, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._open: set[_Pieces] = set()
+
     def __enter__(self) -> Embed:
         self._load()
         if self._gateway.asynchronous:
@@ -289,6 +360,7 @@ class Embed(_Host):
                 self._on_loop(self._gateway.lifespan.start())
             except BaseException:
                 self._stop_loop()
+                self._sapi.module_shutdown()
                 raise
         return self
 
@@ -298,6 +370,8 @@ class Embed(_Host):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for body in list(self._open):
+            body.close()
         if self._loop is not None:
             try:
                 self._on_loop(self._gateway.lifespan.stop())
@@ -346,54 +420,44 @@ class Embed(_Host):
         thread.start()
         _, first = pieces.get()
 
-        def rest() -> Iterator[bytes]:
-            piece = first
-            try:
-                while piece is not None:
-                    if piece:
-                        yield piece
-                    _, piece = pieces.get()
-            finally:
-                if piece is not None:  # the reader has gone: let the application notice
-                    exchange.aborted = True
-                    while piece is not None:
-                        _, piece = pieces.get()
-                thread.join()
-            if exchange.was_cut:
-                raise ClientDisconnected("the application cut its response")
+        def end() -> None:
+            while thread.is_alive() or not pieces.empty():  # it may wait with a last piece
+                try:
+                    pieces.get(timeout=0.05)
+                except queue.Empty:
+                    pass
+            thread.join()
 
-        return Response(exchange.status, exchange.response_headers, rest())
+        return self._response(exchange, first, lambda: pieces.get()[1], end)
 
-    def _run(self, exchange: EmbedExchange) -> None:
-        _nested.set(self._sapi.name)
-        try:
-            mend(exchange.environ)
-        except RequestError as error:
-            refuse(exchange, error.status)
-            exchange.finish()
-            return
-        try:
-            self._cycle(exchange)
-        finally:
-            exchange.cut()
+    def _response(
+        self,
+        exchange: EmbedExchange | AsyncEmbedExchange,
+        first: bytes | None,
+        fetch: Callable[[], bytes | None],
+        end: Callable[[], None],
+    ) -> Response:
+        if not exchange.status:  # cut before there was a head
+            end()
+            raise ClientDisconnected("the application cut its response")
+
+        def over() -> None:
+            self._open.discard(body)
+            end()
+
+        body = _Pieces(exchange, first, fetch, over)
+        self._open.add(body)
+        return Response(exchange.status, exchange.response_headers, body)
 
     def _stream_async(self, environ: dict[str, Any], body: _Body) -> Response:
         exchange, task = self._on_loop(_start(self, environ, body))
         first = self._on_loop(exchange.next_piece())
-
-        def rest() -> Iterator[bytes]:
-            piece: bytes | None = first
-            try:
-                while piece is not None:
-                    if piece:
-                        yield piece
-                    piece = self._on_loop(exchange.next_piece())
-            finally:
-                self._on_loop(_end(exchange, task))
-            if exchange.was_cut:
-                raise ClientDisconnected("the application cut its response")
-
-        return Response(exchange.status, exchange.response_headers, rest())
+        return self._response(
+            exchange,
+            first,
+            lambda: self._on_loop(exchange.next_piece()),
+            lambda: self._on_loop(_end(exchange, task)),
+        )
 
     def _on_loop(self, coroutine: Any) -> Any:
         assert self._loop is not None  # noqa: S101 - only called with one
@@ -418,7 +482,7 @@ async def _start(
     async def serve() -> None:
         _nested.set(host._sapi.name)
         try:
-            mend(environ)
+            mend(environ, host._mount)
         except RequestError as error:
             refuse(exchange, error.status)
             await exchange.finish()
@@ -437,15 +501,63 @@ async def _end(exchange: AsyncEmbedExchange, task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
+class _AsyncPieces:
+    """:class:`_Pieces`, awaited."""
+
+    def __init__(
+        self,
+        exchange: EmbedExchange | AsyncEmbedExchange,
+        first: bytes | None,
+        fetch: Callable[[], Awaitable[bytes | None]],
+        end: Callable[[], Awaitable[Any]],
+    ) -> None:
+        self._exchange = exchange
+        self._next: list[bytes | None] = [first]
+        self._fetch = fetch
+        self._end = end
+        self._over = False
+
+    def __aiter__(self) -> _AsyncPieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._over:
+            piece = self._next.pop() if self._next else await self._fetch()
+            if piece:
+                return piece
+            if piece is None:
+                self._over = True
+                await self._end()
+                if self._exchange.was_cut:
+                    raise ClientDisconnected("the application cut its response")
+        raise StopAsyncIteration
+
+    async def close(self) -> None:
+        if not self._over:
+            self._over = True
+            self._exchange.give_up()
+            await self._end()
+
+
 class AsyncResponse(Response):
     """The response of :class:`AsyncEmbed`: iterate it with ``async for``, or ``await read()``."""
 
-    def __init__(self, status: str, headers: Headers, pieces: AsyncIterator[bytes]) -> None:
-        super().__init__(status, headers, ())
+    def __init__(self, status: str, headers: Headers, pieces: _AsyncPieces) -> None:
+        super().__init__(status, headers, None)
         self._later = pieces
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._later
+
+    async def __aenter__(self) -> AsyncResponse:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Give up what is not read yet."""
+        await self._later.close()
 
     async def read(self) -> bytes:
         """Return the whole body."""
@@ -463,12 +575,14 @@ class AsyncEmbed(_Host):
     As :class:`Embed`; an ASGI application runs on the caller's loop, a WSGI one in a thread.
     """
 
-    _blocking: Embed | None = None
-
     async def __aenter__(self) -> AsyncEmbed:
         self._load()
         if self._gateway.asynchronous:
-            await self._gateway.lifespan.start()
+            try:
+                await self._gateway.lifespan.start()
+            except BaseException:
+                self._sapi.module_shutdown()
+                raise
         return self
 
     async def __aexit__(
@@ -507,47 +621,40 @@ class AsyncEmbed(_Host):
             return await self._stream_blocking(environ, given)
         exchange, task = await _start(self, environ, given)
         first = await exchange.next_piece()
-
-        async def rest() -> AsyncIterator[bytes]:
-            piece = first
-            try:
-                while piece is not None:
-                    if piece:
-                        yield piece
-                    piece = await exchange.next_piece()
-            finally:
-                await _end(exchange, task)
-            if exchange.was_cut:
-                raise ClientDisconnected("the application cut its response")
-
-        return AsyncResponse(exchange.status, exchange.response_headers, rest())
+        return await self._response(
+            exchange, first, exchange.next_piece, lambda: _end(exchange, task)
+        )
 
     async def _stream_blocking(self, environ: dict[str, Any], body: _Body) -> AsyncResponse:
-        blocking = Embed(self._app)
-        blocking._cycle = self._cycle
-        blocking._sapi = self._sapi
         loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        pieces: asyncio.Queue[bytes | None] = asyncio.Queue(1)
 
         def put(exchange: EmbedExchange, piece: bytes | None) -> None:
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+            asyncio.run_coroutine_threadsafe(pieces.put(piece), loop).result()
 
         exchange = EmbedExchange(self._sapi, environ, body, put)
         context = copy_context()
-        ended = loop.run_in_executor(None, context.run, blocking._run, exchange)
+        running = loop.run_in_executor(None, context.run, self._run, exchange)
         first = await pieces.get()
 
-        async def rest() -> AsyncIterator[bytes]:
-            piece = first
-            try:
-                while piece is not None:
-                    if piece:
-                        yield piece
-                    piece = await pieces.get()
-            finally:
-                exchange.aborted = True
-                await ended
-            if exchange.was_cut:
-                raise ClientDisconnected("the application cut its response")
+        async def end() -> None:
+            while not running.done():
+                while not pieces.empty():
+                    pieces.get_nowait()
+                await asyncio.wait([running], timeout=0.01)
+            await running
 
-        return AsyncResponse(exchange.status, exchange.response_headers, rest())
+        return await self._response(exchange, first, pieces.get, end)
+
+    async def _response(
+        self,
+        exchange: EmbedExchange | AsyncEmbedExchange,
+        first: bytes | None,
+        fetch: Callable[[], Awaitable[bytes | None]],
+        end: Callable[[], Awaitable[Any]],
+    ) -> AsyncResponse:
+        if not exchange.status:  # cut before there was a head
+            await end()
+            raise ClientDisconnected("the application cut its response")
+        pieces = _AsyncPieces(exchange, first, fetch, end)
+        return AsyncResponse(exchange.status, exchange.response_headers, pieces)

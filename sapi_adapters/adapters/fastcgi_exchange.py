@@ -225,6 +225,7 @@ class DataStream:
         self._exchange = exchange
         self.spool = Spool()
         self.ended = False
+        self.short = False
 
     def read(self, size: int = -1) -> bytes:
         """Return up to *size* bytes, all that is left for a negative one; ``b""`` at the end."""
@@ -357,6 +358,7 @@ class Link:
                     if exchange.data is not None:
                         exchange.data.spool.put(event.data)
                         exchange.data.ended = not event.data
+                        exchange.data.short = event.short
                 elif isinstance(event, Aborted):
                     exchange.aborted = True
             answer = self.connection.data_to_send()
@@ -417,9 +419,9 @@ class Link:
         while True:
             with self._lock:
                 data = stream.spool.get(size)
-                if data or stream.ended:
+                if data or (stream.ended and not stream.short):
                     return data
-                if exchange.aborted:
+                if exchange.aborted or stream.short:
                     raise ClientDisconnected("the request was given up")
             self._read_more(lambda: bool(stream.spool) or stream.ended or exchange.aborted)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..manager.children import BROKEN, MISTAKE, Terminated, Worker
 from ..manager.master import Master
 from ..manager.policy import Settings
+from ..protocols.cgi import normal_mount
 from ..sapi import ConfigurationError, Sapi
 from ..servers import listener
 from .accesslog import AccessLog
@@ -72,7 +73,7 @@ class ServerSapi(Sapi):
         self.listeners: list[Listener] = []
         self._where = (socket, socket_mode, socket_owner, socket_group, bind, fd)
         self._addresses = variables.get("FCGI_WEB_SERVER_ADDRS")
-        self.mount = _mount(script_name)
+        self.mount = None if script_name is None else normal_mount(script_name)
         self.split = False
         self.workers = workers if workers is not None else _workers_asked(variables)
         self.threads = threads or self.threads_by_default
@@ -306,15 +307,6 @@ def _timed_out(sapi: Sapi, cycle: Callable[[Any], Any], seconds: float) -> Calla
             sapi.log_message(f"a request took longer than {seconds:g} s and was cancelled")
 
     return timed
-
-
-def _mount(script_name: str | None) -> str | None:
-    if script_name is None:
-        return None
-    mount = script_name.rstrip("/")
-    if mount and not mount.startswith("/"):
-        raise ConfigurationError(f"--script-name {script_name!r} must begin with a slash")
-    return mount.encode("utf-8").decode("latin-1")
 
 
 def _workers_asked(variables: Mapping[str, str]) -> int | None:

@@ -169,13 +169,17 @@ def _raw_path(uri: str, path: bytes) -> "bytes | None":
     return raw if decoded == path or _normal(decoded) == path else None
 
 
+_HEX = frozenset(b"0123456789abcdefABCDEF")
+
+
 def _unquote(raw: bytes) -> bytes:
     first, *parts = raw.split(b"%")
     pieces = [first]
     for part in parts:
-        try:
-            pieces.append(bytes.fromhex(part[:2].decode("ascii")) + part[2:])
-        except ValueError:
+        digits = part[:2]
+        if len(digits) == 2 and _HEX.issuperset(digits):
+            pieces.append(bytes((int(digits, 16),)) + part[2:])
+        else:
             pieces.append(b"%" + part)
     return b"".join(pieces)
 
@@ -292,17 +296,19 @@ class AsgiGateway:
         started.step()
         lifespan.settle(started.done)
         if lifespan.failure is not None:
+            started.abandon()
             self._refuse_start(exchange)
             return False
-        request = _Hand(cycle(_Lent(exchange, None)))
-        request.step()
-        if not request.done:
-            self.sapi.log_message("application: awaits what only an event loop can give", ERROR)
-            request.abandon()
-        lifespan.stopping = True
-        if not started.done:
-            started.step()
-        if not started.done:
+        try:
+            request = _Hand(cycle(_Lent(exchange, None)))
+            request.step()
+            if not request.done:
+                self.sapi.log_message("application: awaits what only a loop can give", ERROR)
+                request.abandon()
+        finally:
+            lifespan.stopping = True
+            if not started.done:
+                started.step()
             started.abandon()
         return True
 
@@ -346,6 +352,7 @@ class Response:
     __slots__ = (
         "declared",
         "exchange",
+        "gone",
         "head_only",
         "headers",
         "left",
@@ -365,17 +372,18 @@ class Response:
         self.declared = False
         self.left = -1
         self.request_ended = False
+        self.gone = False  # the body ended short
 
     async def receive(self) -> "Event":
         """Return the next ``http.request``, then wait and return ``http.disconnect``."""
         exchange = self.exchange
-        if self.phase == _COMPLETE:
+        if self.phase == _COMPLETE or self.gone:
             return {"type": "http.disconnect"}
         if not self.request_ended:
             try:
                 body = await exchange.read_post(_BLOCK)
             except ClientDisconnected:
-                self.request_ended = True
+                self.gone = True
                 return {"type": "http.disconnect"}
             self.request_ended = not body or exchange.post_ended
             return {"type": "http.request", "body": body, "more_body": not self.request_ended}
@@ -437,7 +445,7 @@ class Response:
     def _give_head(self) -> None:
         if forbids_body(self.status):
             if self.declared and self.status[:3] != "304":
-                self.headers = [h for h in self.headers if h[0] != "content-length"]
+                self.headers = [h for h in self.headers if h[0].lower() != "content-length"]
             self.head_only = True
         if self.head_only:
             self.left = -1
@@ -500,7 +508,7 @@ class Response:
             if sendfile is not None and not self.head_only and not forbids_body(self.status):
                 header = sendfile.header_for(file, self.left)
             if header is not None:
-                self.headers = [h for h in self.headers if h[0] != "content-length"]
+                self.headers = [h for h in self.headers if h[0].lower() != "content-length"]
                 self.headers.append(header)
                 self.left = -1
                 self._give_head()

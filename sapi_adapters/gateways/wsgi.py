@@ -156,7 +156,9 @@ class Response:
             status.isascii()
             and status.isprintable()
             and status[:3].isdigit()
+            and status[0] != "0"
             and status[3:4] == " "
+            and status[-1] != " "
         ):
             check_status(status)
         if type(headers) is not list:
@@ -213,6 +215,7 @@ class Response:
     def send_all(self, blocks: "Iterable[bytes]") -> None:
         """Send each block before the next one is asked for, the head with the first non-empty."""
         exchange = self.exchange
+        made = type(blocks) is list or type(blocks) is tuple  # no application between the blocks
         for block in blocks:
             if type(block) is not bytes and not isinstance(block, bytes):
                 raise ApplicationError(
@@ -222,10 +225,10 @@ class Response:
                 if not self.sent:
                     self.send_head()
                 if self.head_only:
-                    continue
+                    return  # the rest, which may be endless, would go nowhere
                 self._put(block)
-                if self.left == 0 and self.declared:
-                    continue  # all that was announced: leaves with the end of the response
+                if made:
+                    continue  # leaves when much is held, or with the end of the response
                 exchange.flush()
                 if exchange.aborted:
                     raise ClientDisconnected("the client has gone")
@@ -264,6 +267,7 @@ class Response:
                 self.headers = [h for h in self.headers if h[0].lower() != "content-length"]
                 self.headers.append(header)
                 self.send_head()
+                self.left = -1
                 self.declared = False
                 return
         self.send_all(wrapper if self.left < 0 else wrapper.limited(self.left))

@@ -4,7 +4,7 @@ FastCGI, SCGI and CGI itself share this: all three hand over CGI meta-variables,
 response. Every front end's quirk about those is mended here, in :func:`mend`, and nowhere else.
 """
 
-from ..sapi import RequestError, is_https
+from ..sapi import TOKEN, ConfigurationError, RequestError, is_https
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,11 +23,14 @@ def mend(environ: dict[str, str], mount: "str | None" = None, *, split: bool = T
 
     Raises :class:`RequestError` (400) for a request that no application can be given.
     """
-    if "REQUEST_METHOD" not in environ:
+    method = environ.get("REQUEST_METHOD")
+    if not method:
         raise RequestError(
             "the front end sent no REQUEST_METHOD: nginx needs"
             " 'include fastcgi_params;' (or scgi_params) in its location"
         )
+    if not method.isalpha() and not TOKEN.issuperset(method):
+        raise RequestError(f"REQUEST_METHOD {method!r} is no token")
     # httpoxy: a "Proxy:" header must never look like the operator's proxy setting.
     if "HTTP_PROXY" in environ:
         del environ["HTTP_PROXY"]
@@ -58,10 +61,10 @@ def mend(environ: dict[str, str], mount: "str | None" = None, *, split: bool = T
         or environ["SCRIPT_NAME"][-1:] == "/"
     ):
         _split_path(environ, mount, split)
-    elif "\0" in environ["PATH_INFO"]:
+    elif "\0" in environ["PATH_INFO"] or "\0" in environ["SCRIPT_NAME"]:
         raise RequestError("the path holds a NUL")
 
-    if environ.get("SERVER_PROTOCOL", "INCLUDED") == "INCLUDED":  # a server-side include
+    if environ.get("SERVER_PROTOCOL", "") in ("", "INCLUDED"):  # a server-side include
         environ["SERVER_PROTOCOL"] = "HTTP/1.0"
     if "QUERY_STRING" not in environ:
         environ["QUERY_STRING"] = ""
@@ -76,6 +79,18 @@ def mend(environ: dict[str, str], mount: "str | None" = None, *, split: bool = T
     if file is not None and file.startswith("proxy:"):
         environ["SCRIPT_FILENAME"] = _without_proxy(file)
     return length
+
+
+def normal_mount(script_name: str) -> str:
+    """Return the path an application is mounted at as :func:`mend` takes it.
+
+    Given as text, without a slash at its end; raises :class:`ConfigurationError` for a path that
+    does not begin with one.
+    """
+    mount = script_name.rstrip("/")
+    if mount and not mount.startswith("/"):
+        raise ConfigurationError(f"script name {script_name!r} must begin with a slash")
+    return mount.encode("utf-8").decode("latin-1")
 
 
 def _split_path(environ: dict[str, str], mount: "str | None", split: bool) -> None:

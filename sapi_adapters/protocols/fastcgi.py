@@ -255,6 +255,7 @@ class Request:
 
     __slots__ = (
         "_block",
+        "_data_left",
         "content_left",
         "data_ended",
         "excess",
@@ -278,7 +279,8 @@ class Request:
         """Bytes of STDIN still due by CONTENT_LENGTH; None when that said nothing."""
         self.excess = 0
         """Bytes of STDIN beyond CONTENT_LENGTH; they are discarded."""
-        self._block = b""
+        self._block = bytearray()
+        self._data_left: int | None = None
 
 
 class RequestReceived(NamedTuple):
@@ -302,10 +304,14 @@ class StdinEnded(NamedTuple):
 
 
 class DataReceived(NamedTuple):
-    """The next bytes of a filter's file; ``b""`` at its end."""
+    """The next bytes of a filter's file; ``b""`` at its end.
+
+    The end is *short* when FCGI_DATA_LENGTH announced more (S§6.4).
+    """
 
     request: Request
     data: bytes
+    short: bool = False
 
 
 class Aborted(NamedTuple):
@@ -348,8 +354,8 @@ class _Records:
         return len(self._rest)
 
 
-def _content_length(params: dict[str, str]) -> int | None:
-    text = params.get("CONTENT_LENGTH", "")
+def _number(params: dict[str, str], name: str) -> int | None:
+    text = params.get(name, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
@@ -454,7 +460,7 @@ class Connection(_Records):
         request = Request(request_id, RESPONDER, keep_conn)
         request.params = params
         request.params_ended = request.stdin_ended = True
-        request.content_left = _content_length(params)
+        request.content_left = _number(params, "CONTENT_LENGTH")
         self._requests[request_id] = request
         return request
 
@@ -504,11 +510,12 @@ class Connection(_Records):
                 self._out.append(end_response(request.id, status=OVERLOADED))
                 self.end(request)
             return
-        request.params = decode_pairs(request._block)
-        request._block = b""
+        request.params = decode_pairs(bytes(request._block))
+        request._block.clear()
         request.params_ended = True
         self._unfinished -= 1
-        request.content_left = _content_length(request.params)
+        request.content_left = _number(request.params, "CONTENT_LENGTH")
+        request._data_left = _number(request.params, "FCGI_DATA_LENGTH")
         events.append(RequestReceived(request))
 
     def _stdin(self, request: Request, content: bytes, events: list[Event]) -> None:
@@ -531,7 +538,10 @@ class Connection(_Records):
         if request.role != FILTER or not request.stdin_ended or request.data_ended:
             raise ProtocolError("DATA out of its order")
         request.data_ended = not content
-        events.append(DataReceived(request, content))
+        left = request._data_left
+        if left is not None and content:
+            left = request._data_left = left - len(content)
+        events.append(DataReceived(request, content, bool(left and left > 0 and not content)))
 
     def _abort(self, request: Request, events: list[Event]) -> None:
         if request.params_ended:

@@ -53,6 +53,14 @@ def test_32_kept_connections_on_one_worker_are_all_served(server):
             client.socket.close()
 
 
+def test_an_id_is_free_as_soon_as_its_end_was_sent(server):
+    """The peer may begin the next request while the server still leaves the last one."""
+    with Client(server.address) as client:
+        for n in range(400):
+            client.send(keep=True, PATH_INFO=f"/{n}")
+            assert client.answer().body == f"/{n}".encode()
+
+
 def test_a_silent_connection_keeps_nobody_waiting(server):
     with Client(server.address), Client(server.address) as half:
         half.socket.sendall(fastcgi.record(fastcgi.BEGIN_REQUEST, 1, b"\0\1\0\0\0\0\0\0")[:11])
