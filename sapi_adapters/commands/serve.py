@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import in_cgi_process
 from ..loading import INTERFACES, import_path
@@ -18,7 +18,13 @@ except ImportError:  # the command line is an extra on hosts that take single pa
     sys.exit("serve needs the package click")
 
 
-class _Mode(click.ParamType[int]):
+if TYPE_CHECKING:
+    _IntType = click.ParamType[int]
+else:
+    _IntType = click.ParamType  # generic since click 8.3
+
+
+class _Mode(_IntType):
     """A file mode in octal."""
 
     name = "MODE"

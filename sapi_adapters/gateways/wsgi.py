@@ -73,9 +73,9 @@ class WsgiGateway:
             try:
                 # The common answer, a list of one block, unrolled: its length is known, and head,
                 # body and end leave in one write. Saves 1.5 µs of 8 against the loop below.
-                if type(result) is list and len(result) == 1 and response.wanting:
+                if type(result) is list and len(result) == 1 and not response.sent:
                     block = result[0]
-                    if type(block) is bytes and block:
+                    if type(block) is bytes and block and response.status:
                         response.send_only(block)
                     else:
                         response.send_all(result)
@@ -128,7 +128,6 @@ class Response:
         "left",
         "sent",
         "status",
-        "wanting",
     )
 
     def __init__(self, exchange: "Exchange", head_only: bool) -> None:
@@ -136,7 +135,6 @@ class Response:
         self.head_only = head_only
         self.status = ""
         self.sent = False  # the head has been given to the exchange
-        self.wanting = False  # it has been set and not sent, and no length was declared
         self.declared = False
         self.left = -1  # bytes still to come under a declared Content-Length
 
@@ -183,7 +181,6 @@ class Response:
         self.headers = list(headers)
         self.left = left
         self.declared = left >= 0
-        self.wanting = left < 0
         return self.write
 
     def send_head(self) -> None:
@@ -198,19 +195,22 @@ class Response:
             self.left = -1
         handler = self.exchange.header_handler
         self.sent = True
-        self.wanting = False
         self.exchange.send_headers(
             self.status, self.headers if handler is None else handler(self.headers)
         )
 
     def send_only(self, block: bytes) -> None:
         """Send *block* as the whole body; its length is the Content-Length (PEP 3333)."""
-        exchange = self.exchange
-        if not forbids_body(self.status):
-            self.headers.append(("Content-Length", str(len(block))))
+        if self.left < 0:
+            if not forbids_body(self.status):
+                self.headers.append(("Content-Length", str(len(block))))
+        elif self.left != len(block):
+            self.send_all([block])
+            return
         self.send_head()
+        self.left = -1
         if not self.head_only:
-            exchange.ub_write(block)
+            self.exchange.ub_write(block)
 
     def send_all(self, blocks: "Iterable[bytes]") -> None:
         """Send each block before the next one is asked for, the head with the first non-empty."""
