@@ -212,7 +212,10 @@ class EventLink:
         answer = connection.data_to_send()
         if answer:
             self.stream.write(answer)
-        self.stream.deadline = time.monotonic() + HEAD_SECONDS if connection.unfinished else 0.0
+        if not connection.unfinished:
+            self.stream.deadline = 0.0
+        elif not self.stream.deadline:  # bytes that drip in do not prolong it
+            self.stream.deadline = time.monotonic() + HEAD_SECONDS
         if connection.should_close:
             self.stream.close_lingering()
         elif len(self._active) == 1:

@@ -6,6 +6,7 @@ is cut. Who waits on sockets is the servers' business; fastcgi_event.py has the 
 
 from __future__ import annotations
 
+import time
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -260,6 +261,7 @@ class Link:
         self._eof = False
         self._broken = False
         self._watched = False
+        self._head_deadline = 0.0
 
     # -- reading
 
@@ -288,6 +290,8 @@ class Link:
         with self._lock:
             if self._closed:
                 return DETACHED
+            if not self.connection.unfinished:
+                self._head_deadline = 0.0
             if self._active:
                 self._watch()
                 return DETACHED
@@ -301,7 +305,10 @@ class Link:
                 self._channel.session = None
                 self._closed = True
                 return 0.0
-            return HEAD_SECONDS
+            if not self._head_deadline:
+                self._head_deadline = time.monotonic() + HEAD_SECONDS
+            # Bytes that drip in do not prolong it; the least patience is still some.
+            return max(0.001, self._head_deadline - time.monotonic())
 
     def serve(self, exchange: FastcgiExchange) -> None:
         """Run the application for *exchange*, and end the request."""

@@ -29,7 +29,7 @@ def mend(environ: dict[str, str], mount: "str | None" = None, *, split: bool = T
             "the front end sent no REQUEST_METHOD: nginx needs"
             " 'include fastcgi_params;' (or scgi_params) in its location"
         )
-    if not method.isalpha() and not TOKEN.issuperset(method):
+    if not (method.isascii() and method.isalpha()) and not TOKEN.issuperset(method):
         raise RequestError(f"REQUEST_METHOD {method!r} is no token")
     # httpoxy: a "Proxy:" header must never look like the operator's proxy setting.
     if "HTTP_PROXY" in environ:

@@ -198,7 +198,7 @@ def parse_whole(data: bytes) -> tuple[dict[str, str], bool, bytes] | None:
     if keep_conn is None or len(data) < 24:
         return None
     version, type, request_id, size, padding = _header.unpack_from(data, 16)
-    if type != PARAMS or version != VERSION or request_id != 1:
+    if type != PARAMS or version != VERSION or request_id != 1 or not size:
         return None
     stop = 24 + size
     at = stop + padding
