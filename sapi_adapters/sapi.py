@@ -552,6 +552,22 @@ def request_line(environ: "dict[str, Any]") -> str:
     return ascii(f"{environ['REQUEST_METHOD']} {target}")[1:-1]
 
 
+_HEX = frozenset(b"0123456789abcdefABCDEF")
+
+
+def unquote(raw: bytes) -> bytes:
+    """Return *raw* with each ``%`` and two hexadecimal digits decoded, once (RFC 3986 §2.1)."""
+    first, *parts = raw.split(b"%")
+    pieces = [first]
+    for part in parts:
+        digits = part[:2]
+        if len(digits) == 2 and _HEX.issuperset(digits):
+            pieces.append(bytes((int(digits, 16),)) + part[2:])
+        else:
+            pieces.append(b"%" + part)
+    return b"".join(pieces)
+
+
 def interface_of(application: object) -> str:
     """Tell which calling convention *application* speaks: ``"wsgi"``, ``"asgi"`` or ``"asgi2"``.
 

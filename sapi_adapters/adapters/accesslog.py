@@ -18,14 +18,22 @@ class AccessLog:
 
     def __init__(self, path: str) -> None:
         self.dropped = 0
-        if path == "-":
-            self._fd = 2
-            return
+        self._path = path
+        self._fd = 2 if path == "-" else self._open()
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         try:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            self._fd = os.open(path, flags, 0o640)
+            return os.open(self._path, flags, 0o640)
         except OSError as error:
-            raise ConfigurationError(f"cannot write {path}: {error.strerror}") from error
+            raise ConfigurationError(f"cannot write {self._path}: {error.strerror}") from error
+
+    def reopen(self) -> None:
+        """Open the file by its name again, after somebody rotated it."""
+        if self._path != "-":
+            fresh = self._open()
+            os.dup2(fresh, self._fd, inheritable=False)
+            os.close(fresh)
 
     def begin(self, exchange: Any) -> None:
         """Note when the request began."""

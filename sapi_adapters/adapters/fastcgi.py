@@ -52,9 +52,12 @@ class FastcgiSapi(ServerSapi):
         first = self.listeners[0]
         where = first.describe()
         address = f"unix:{where}" if where.startswith("/") else where
+        signals = "TERM stops, QUIT stops gracefully"
+        if self.needs_master():
+            signals += ", HUP reloads gracefully"
         return (
             "nginx: location / { include fastcgi_params; fastcgi_pass " + address + "; }\n"
-            "TERM stops, QUIT stops gracefully, HUP reloads gracefully\n"
+            f"{signals}\n"
         )
 
 

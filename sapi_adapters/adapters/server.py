@@ -128,8 +128,10 @@ class ServerSapi(Sapi):
         try:
             if self._pid_file is not None:
                 _write_pid(self._pid_file)
-            if self._needs_master():
-                outcome = Master(self._settings(), self.log_message, self._announce).run()
+            if self.needs_master():
+                outcome = Master(
+                    self._settings(), self.log_message, self._announce, self._reopen_logs
+                ).run()
                 if isinstance(outcome, int):
                     return outcome
                 worker = outcome
@@ -155,7 +157,15 @@ class ServerSapi(Sapi):
         self.module_shutdown()
         return worker.exit(status)
 
-    def _needs_master(self) -> bool:
+    def _reopen_logs(self) -> None:
+        """Open the logs by their names again, after somebody rotated them."""
+        if self._access_log is not None:
+            self._access_log.reopen()
+        if self._error_log is not None and self._error_log != "-":
+            _redirect_errors(self._error_log)
+
+    def needs_master(self) -> bool:
+        """Tell whether a master process is wanted, beside the workers."""
         # Started on descriptor 0, this process is itself the worker its web server counts.
         alone = (self.started_by_server or not self.supervised) and not self._reload
         return not alone or self.workers != 1 or self._request_timeout > 0

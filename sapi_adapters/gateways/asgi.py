@@ -25,6 +25,7 @@ from ..sapi import (
     is_https,
     refuse,
     request_line,
+    unquote,
 )
 
 TYPE_CHECKING = False
@@ -165,23 +166,8 @@ def _raw_path(uri: str, path: bytes) -> "bytes | None":
         raw = authority[slash:]
     if raw == path:
         return raw
-    decoded = _unquote(raw)
+    decoded = unquote(raw)
     return raw if decoded == path or _normal(decoded) == path else None
-
-
-_HEX = frozenset(b"0123456789abcdefABCDEF")
-
-
-def _unquote(raw: bytes) -> bytes:
-    first, *parts = raw.split(b"%")
-    pieces = [first]
-    for part in parts:
-        digits = part[:2]
-        if len(digits) == 2 and _HEX.issuperset(digits):
-            pieces.append(bytes((int(digits, 16),)) + part[2:])
-        else:
-            pieces.append(b"%" + part)
-    return b"".join(pieces)
 
 
 def _normal(path: bytes) -> bytes:

@@ -10,7 +10,8 @@ signal   effect on the master
 INT TERM fast stop: workers end now
 QUIT     graceful stop: workers finish their requests
 HUP USR2 graceful reload: a new generation of workers is started; when all of it is ready, the
-         old one finishes its requests and leaves; when it fails, the old one goes on
+USR1     old one finishes its requests and leaves; when it fails, the old one goes on. The logs
+         are opened again first, which is what USR1 is for
 CHLD     a worker ended; it is replaced
 ======== ======================================================================================
 """
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from .policy import Settings
 
-_RELOAD = (signal.SIGHUP, signal.SIGUSR2)
+_RELOAD = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _FAST = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -46,10 +47,12 @@ class Master:
         settings: Settings,
         log: Callable[[str, str], None],
         ready: Callable[[], None] = lambda: None,
+        reopen: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._log = log
         self._ready = ready
+        self._reopen = reopen
         self._children: dict[int, Child] = {}
         # Three generations may be alive at a time: the new, the serving and a leaving one.
         self._slots = Scoreboard(settings.workers * 4 + 4)
@@ -116,6 +119,10 @@ class Master:
                 self._drop_next()  # a newer reload replaces one that is under way
             self._next = max(self._next, self._generation) + 1
             self._failures = 0
+            try:
+                self._reopen()
+            except Exception as error:
+                self._log(f"the logs cannot be opened again: {error}", "error")
             self._log(f"reloading: generation {self._next}", "notice")
 
     def _act(self) -> Worker | None:

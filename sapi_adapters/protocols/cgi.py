@@ -4,7 +4,7 @@ FastCGI, SCGI and CGI itself share this: all three hand over CGI meta-variables,
 response. Every front end's quirk about those is mended here, in :func:`mend`, and nowhere else.
 """
 
-from ..sapi import TOKEN, ConfigurationError, RequestError, is_https
+from ..sapi import TOKEN, ConfigurationError, RequestError, is_https, unquote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _split_path(environ: dict[str, str], mount: "str | None", split: bool) -> No
     if "\0" in script or "\0" in path:
         raise RequestError("the path holds a NUL")
     if mount is not None:
-        both = script + path
+        both = path if _is_hidden(script, environ) else script + path
         if both.startswith(mount) and both[len(mount) : len(mount) + 1] in ("", "/"):
             script, path = mount, both[len(mount) :]
     elif whole:
@@ -119,6 +119,14 @@ def _split_path(environ: dict[str, str], mount: "str | None", split: bool) -> No
         script, path = "", script
     environ["SCRIPT_NAME"] = script.rstrip("/")
     environ["PATH_INFO"] = path
+
+
+def _is_hidden(script: str, environ: dict[str, str]) -> bool:
+    """Tell whether a rewrite rule led to *script*, which the client's URL does not show."""
+    if not script or "PATH_INFO" not in environ:
+        return False
+    uri = unquote(environ.get("REQUEST_URI", "").partition("?")[0].encode("latin-1", "replace"))
+    return uri[:1] == b"/" and not uri.startswith(script.encode("latin-1", "replace"))
 
 
 def _cut_port(environ: dict[str, str], name: str) -> None:

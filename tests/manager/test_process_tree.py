@@ -213,6 +213,21 @@ def test_logs(tmp_path):
         until(lambda: "SystemExit" in error.read_text())
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_rotated_logs_are_opened_again(tmp_path, number):
+    access = tmp_path / "access"
+    options = ("--workers", "1", "--access-log", str(access))
+    with serving(tmp_path, "server_apps:wsgi", *options) as served:
+        fetch(served.address, PATH_INFO="/before")
+        access.rename(tmp_path / "rotated")
+        served.signal(number)
+        until(lambda: "generation 2 serves" in served.text)
+        until(lambda: len(served.workers()) == 1)
+        fetch(served.address, PATH_INFO="/after")
+        until(lambda: access.exists() and "/after" in access.read_text())
+        assert "/before" in (tmp_path / "rotated").read_text()
+
+
 def test_a_full_disk_fails_no_request(tmp_path):
     options = ("--workers", "1", "--access-log", "/dev/full")
     with serving(tmp_path, "server_apps:wsgi", *options) as served:
