@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..protocols.fastcgi import Request
     from ..servers.event import EventServer, Stream
 
+BODY_SECONDS = 60.0
+"""How long a peer may send nothing of a body that the application waits for."""
 _HIGH, _LOW = 262144, 65536  # bytes of an unread body at which reading stops, and goes on
 
 
@@ -108,7 +110,11 @@ class EventExchange(FastcgiResponse, AsyncExchange):
                 return data
             if self.aborted or self.short:
                 raise ClientDisconnected("the request was given up, or its body ends short")
-            await self._wait()
+            try:
+                await asyncio.wait_for(self._wait(), BODY_SECONDS)
+            except asyncio.TimeoutError:
+                self.give_up()
+                raise ClientDisconnected(f"nothing came for {BODY_SECONDS:.0f} s") from None
 
     async def flush(self) -> None:
         if not self.aborted and not self.ended:

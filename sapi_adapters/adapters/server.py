@@ -211,14 +211,14 @@ class ServerSapi(Sapi):
             )
             self._session = self.session(cycle, threaded)
             worker.handle_signals(threaded.stop)
-            self._started(worker)
+            self._started(worker, f"with {self.threads} threads")
             threaded.run()
             return 0
         from ..servers.blocking import BlockingServer
 
         blocking = BlockingServer(self.listeners, self.session(cycle, None), self, **shared)
         worker.handle_signals(blocking.stop)
-        self._started(worker)
+        self._started(worker, "")
         blocking.run()
         return 0
 
@@ -236,7 +236,7 @@ class ServerSapi(Sapi):
             self,
             start=gateway.lifespan.start,
             stop_application=gateway.lifespan.stop,
-            ready=lambda: self._started(worker),
+            ready=lambda: self._started(worker, "with an event loop"),
             grace=self._grace,
             **shared,
         )
@@ -264,22 +264,22 @@ class ServerSapi(Sapi):
 
         return timed
 
-    def _started(self, worker: Worker) -> None:
+    def _started(self, worker: Worker, how: str) -> None:
         if not worker.has_master:
-            self._announce()
-        worker.ready()
+            self._announce(how)
+        worker.ready(how)
 
-    def _announce(self) -> None:
+    def _announce(self, how: str) -> None:
         """Say on standard error what runs where; a web server that started us knows."""
         if self.started_by_server:
             return
         from .. import __version__
 
         where = ", ".join(each.describe() for each in self.listeners)
-        threads = f" of {self.threads} threads" if self.threads > 1 else ""
+        workers = f"{self.workers} worker{'s' if self.workers != 1 else ''}"
         sys.stderr.write(
-            f"sapi_adapters {__version__}: {self.name}, {self.workers} worker"
-            f"{'s' if self.workers != 1 else ''}{threads}, on {where}\n{self.hint()}"
+            f"sapi_adapters {__version__}: {self.name}, {' '.join([workers, how]).strip()},"
+            f" on {where}\n{self.hint()}"
         )
         sys.stderr.flush()
 

@@ -109,4 +109,11 @@ def main() -> None:
             "serve: this is a CGI process, and its arguments come from the request;"
             " write a script that calls sapi_adapters.run(app)"
         )
-    command(prog_name="serve")
+    try:
+        command.main(prog_name="serve", standalone_mode=False)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        message = " ".join(error.format_message().split())
+        click.echo(f"serve: {message} (serve --help tells more)", err=True)
+        sys.exit(2)

@@ -111,11 +111,11 @@ class Worker:
         # Apache and spawners without a master of ours use USR1 for "end gently".
         signal.signal(signal.SIGUSR1, signal.SIG_IGN if self.has_master else quit_gracefully)
 
-    def ready(self) -> None:
-        """Tell the master that this worker accepts."""
+    def ready(self, how: str) -> None:
+        """Tell the master that this worker accepts, and *how* it serves, for the log."""
         if self._pipe >= 0:
             try:
-                os.write(self._pipe, b"R")
+                os.write(self._pipe, b"R" + how.encode())
             except OSError:
                 pass  # the master is dead: the next tick notices
 

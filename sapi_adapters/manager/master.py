@@ -46,7 +46,7 @@ class Master:
         self,
         settings: Settings,
         log: Callable[[str, str], None],
-        ready: Callable[[], None] = lambda: None,
+        ready: Callable[[str], None] = lambda how: None,
         reopen: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
@@ -263,7 +263,7 @@ class Master:
                 self._failures = 0
             if not self._announced:
                 self._announced = True
-                self._ready()
+                self._ready(data[1:].decode())
 
 
 def _signal_name(number: int) -> str:

@@ -28,8 +28,6 @@ def watch_sources(changed: Callable[[], None]) -> None:
             self.mtimes.clear()
             changed()
 
-    def watch() -> None:
-        with Watcher() as watcher:
-            watcher.run()
-
-    threading.Thread(target=watch, name="reloader", daemon=True).start()
+    watcher = Watcher()
+    watcher.__enter__()  # notes the present here, so that no change is missed before the thread runs
+    threading.Thread(target=watcher.run, name="reloader", daemon=True).start()
