@@ -29,5 +29,5 @@ def watch_sources(changed: Callable[[], None]) -> None:
             changed()
 
     watcher = Watcher()
-    watcher.__enter__()  # notes the present here, so that no change is missed before the thread runs
+    watcher.__enter__()  # notes the present now: no change is missed before the thread runs
     threading.Thread(target=watcher.run, name="reloader", daemon=True).start()
