@@ -110,7 +110,7 @@ def _split_path(environ: dict[str, str], mount: "str | None", split: bool) -> No
     if "\0" in script or "\0" in path:
         raise RequestError("the path holds a NUL")
     if mount is not None:
-        both = path if _is_hidden(script, environ) else script + path
+        both = _url_path(environ, script, path)
         if both.startswith(mount) and both[len(mount) : len(mount) + 1] in ("", "/"):
             script, path = mount, both[len(mount) :]
     elif whole:
@@ -121,12 +121,18 @@ def _split_path(environ: dict[str, str], mount: "str | None", split: bool) -> No
     environ["PATH_INFO"] = path
 
 
-def _is_hidden(script: str, environ: dict[str, str]) -> bool:
-    """Tell whether a rewrite rule led to *script*, which the client's URL does not show."""
-    if not script or "PATH_INFO" not in environ:
-        return False
-    uri = unquote(environ.get("REQUEST_URI", "").partition("?")[0].encode("latin-1", "replace"))
-    return uri[:1] == b"/" and not uri.startswith(script.encode("latin-1", "replace"))
+def _url_path(environ: dict[str, str], script: str, path: str) -> str:
+    """Return the path that the client asked for, as far as the variables tell.
+
+    That is SCRIPT_NAME + PATH_INFO, unless a rewrite rule led to a script that the URL does not
+    show: then it is the URL's own, where that ends in PATH_INFO.
+    """
+    if script and "PATH_INFO" in environ:
+        uri = environ.get("REQUEST_URI", "").partition("?")[0].encode("latin-1", "replace")
+        asked = unquote(uri).decode("latin-1")
+        if asked[:1] == "/" and not asked.startswith(script):
+            return asked if asked.endswith(path) else path
+    return script + path
 
 
 def _cut_port(environ: dict[str, str], name: str) -> None:
