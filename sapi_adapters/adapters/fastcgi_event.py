@@ -87,10 +87,11 @@ class EventExchange(FastcgiResponse, AsyncExchange):
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
-    async def _wait(self) -> None:
+    def _next_news(self) -> asyncio.Future[None]:
+        """Return what is done at the next :meth:`wake`, from this very moment on."""
         if self._news is None or self._news.done():
             self._news = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._news)
+        return asyncio.shield(self._news)
 
     # -- the interface
 
@@ -111,7 +112,7 @@ class EventExchange(FastcgiResponse, AsyncExchange):
             if self.aborted or self.short:
                 raise ClientDisconnected("the request was given up, or its body ends short")
             try:
-                await asyncio.wait_for(self._wait(), BODY_SECONDS)
+                await asyncio.wait_for(self._next_news(), BODY_SECONDS)
             except asyncio.TimeoutError:
                 self.give_up()
                 raise ClientDisconnected(f"nothing came for {BODY_SECONDS:.0f} s") from None
@@ -145,7 +146,7 @@ class EventExchange(FastcgiResponse, AsyncExchange):
 
     async def wait_disconnect(self) -> None:
         while not self.aborted and not self.ended:
-            await self._wait()
+            await self._next_news()
 
     async def read_file(self, file: Any, size: int) -> bytes:
         loop = asyncio.get_running_loop()

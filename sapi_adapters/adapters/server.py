@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from ..manager.children import BROKEN, MISTAKE, Terminated, Worker
@@ -198,8 +199,8 @@ class ServerSapi(Sapi):
             return BROKEN
 
     def _serve(self, worker: Worker, gateway: Gateway) -> int:
-        cycle = self.bind_timed(gateway, worker)
-        shared: dict[str, Any] = {"max_requests": self._max_requests, "tick": worker.tick}
+        cycle = self._counted(gateway, self._timed(gateway, worker))
+        shared: dict[str, Any] = {"tick": worker.tick}
         if gateway.asynchronous:
             self._serve_events(worker, gateway, cycle, shared)
             return 0
@@ -243,7 +244,7 @@ class ServerSapi(Sapi):
         worker.handle_signals(server.stop, server.terminate)
         server.run()
 
-    def bind_timed(self, gateway: Gateway, worker: Worker) -> Callable[[Any], Any]:
+    def _timed(self, gateway: Gateway, worker: Worker) -> Callable[[Any], Any]:
         """Return the gateway's cycle; with a request time-out, one that the master can watch."""
         cycle = self.bind(gateway)
         if not self._request_timeout:
@@ -263,6 +264,28 @@ class ServerSapi(Sapi):
                 slot.busy_since = min(running.values(), default=0.0)
 
         return timed
+
+    def _counted(self, gateway: Gateway, cycle: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return *cycle*; with a limit of requests, one that ends the worker when it is reached."""
+        if not self._max_requests:
+            return cycle
+        numbers, last = count(1), self._max_requests
+
+        def counted(exchange: Any) -> None:
+            try:
+                cycle(exchange)
+            finally:
+                if next(numbers) >= last:
+                    self.terminate_process()
+
+        async def counted_async(exchange: Any) -> None:
+            try:
+                await cycle(exchange)
+            finally:
+                if next(numbers) >= last:
+                    self.terminate_process()
+
+        return counted_async if gateway.asynchronous else counted
 
     def _started(self, worker: Worker, how: str) -> None:
         if not worker.has_master:

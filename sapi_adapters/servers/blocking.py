@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     unless something comes."""
 
 _DONTWAIT = socket.MSG_DONTWAIT
-_PATIENCE = 0.005  # seconds a fresh connection may take for its first byte before it is parked
+LATE_SECONDS = 1.0
+"""How long a server that stops waits for requests on connections that it has accepted."""
+PATIENCE = 0.005  # seconds a fresh connection may take for its first byte before it is parked
 
 
 class BlockingServer:
@@ -36,8 +38,8 @@ class BlockingServer:
 
     *timeout* is the channels'; *idle_timeout* how long a connection may be silent before its
     first byte; *max_kept* how many connections are parked at most (the one silent longest goes
-    first); *max_requests* after how many served turns the server ends by itself, 0 for never.
-    *tick* is called about once a second and returns False to end.
+    first). *tick* is called about once a second and returns False to end. The SAPI's
+    ``terminating`` ends the server after the running request.
     """
 
     def __init__(
@@ -49,7 +51,6 @@ class BlockingServer:
         timeout: float = 60.0,
         idle_timeout: float = 10.0,
         max_kept: int = 1000,
-        max_requests: int = 0,
         tick: Callable[[], bool] | None = None,
     ) -> None:
         self._listeners = listeners
@@ -58,14 +59,12 @@ class BlockingServer:
         self._timeout = timeout
         self._idle_timeout = idle_timeout
         self._max_kept = max_kept
-        self._max_requests = max_requests
         self._tick = tick
         self._parked: dict[int, Channel] = {}
         self._next_tick = 0.0
         self._poller = Poller()
         self._waker, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.stopping = False
-        self.served = 0
 
     def stop(self) -> None:
         """End after the request that is being served. May be called from a signal handler."""
@@ -76,7 +75,7 @@ class BlockingServer:
             pass
 
     def run(self) -> None:
-        """Serve until :meth:`stop`, *max_requests*, or *tick* says so."""
+        """Serve until :meth:`stop`, or *tick* or the SAPI's ``terminating`` says so."""
         for listener in self._listeners:
             listener.socket.setblocking(False)
             self._poller.add_listener(listener.fd)
@@ -86,6 +85,7 @@ class BlockingServer:
                 self._serve(self._listeners[0])
             else:
                 self._serve_several()
+            self._serve_late()
         finally:
             for channel in list(self._parked.values()):
                 self._close_parked(channel)
@@ -94,6 +94,22 @@ class BlockingServer:
             self._poller.close()
             os.close(self._waker)
             os.close(self._wake)
+
+    def _serve_late(self) -> None:
+        """Serve connections that were taken and whose request is still on its way.
+
+        Nobody else can: they are this process's. Idle ones that were kept are not waited for.
+        """
+        end = time.monotonic() + LATE_SECONDS
+        while any(channel.deadline for channel in self._parked.values()):
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            for fd in self._poller.wait(left):
+                channel = self._parked.get(fd)
+                if channel is not None:
+                    self._unpark(channel)
+                    self._turn(channel)
 
     def _serve(self, listener: Listener) -> None:
         accept, family, kind = listener.accept, listener.family, socket.SOCK_STREAM
@@ -113,7 +129,7 @@ class BlockingServer:
             try:
                 channel.data = channel.socket.recv(65536, _DONTWAIT)
             except BlockingIOError:
-                if channel.wait(1, _PATIENCE):
+                if channel.wait(1, PATIENCE):
                     self._turn(channel)
                 else:
                     self._park(channel, self._idle_timeout)
@@ -145,7 +161,7 @@ class BlockingServer:
             return True
         connection = socket.SocketType(listener.family, socket.SOCK_STREAM, 0, fd)
         channel = Channel(connection, fd, self._timeout)
-        if channel.wait(1, _PATIENCE):
+        if channel.wait(1, PATIENCE):
             self._turn(channel)
         else:
             self._park(channel, self._idle_timeout)
@@ -173,8 +189,7 @@ class BlockingServer:
         except BaseException:
             channel.reset()
             raise
-        self.served += 1
-        if self.served == self._max_requests or self._sapi.terminating:
+        if self._sapi.terminating:
             self.stopping = True
         if patience is not None and patience != DETACHED:
             self._park(channel, patience)

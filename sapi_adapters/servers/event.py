@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..sapi import ProtocolError
-from .blocking import accept_failed
+from .blocking import LATE_SECONDS, accept_failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -239,7 +239,6 @@ class EventServer:
         ready: Callable[[], None] | None = None,
         timeout: float = 60.0,
         idle_timeout: float = 10.0,
-        max_requests: int = 0,
         grace: float = 0.0,
         tick: Callable[[], bool] | None = None,
     ) -> None:
@@ -251,7 +250,6 @@ class EventServer:
         self._ready = ready
         self._timeout = timeout
         self._idle_timeout = idle_timeout
-        self._max_requests = max_requests
         self._grace = grace
         self._tick = tick
         self._tasks: set[asyncio.Task[None]] = set()
@@ -259,7 +257,6 @@ class EventServer:
         self.loop: asyncio.AbstractEventLoop
         self.streams: set[Stream] = set()
         self.stopping = False
-        self.served = 0
 
     def stop(self) -> None:
         """End after the requests that are being served. May be called from a signal handler."""
@@ -273,7 +270,7 @@ class EventServer:
         self.stop()
 
     def run(self) -> None:
-        """Serve until :meth:`stop`, *max_requests*, or *tick* says so.
+        """Serve until :meth:`stop`, or *tick* or the SAPI's ``terminating`` says so.
 
         Raises :class:`ConfigurationError` when the application refuses to start.
         """
@@ -319,6 +316,12 @@ class EventServer:
 
     async def _finish(self) -> None:
         """Let running requests end, then close the connections."""
+        late = time.monotonic() + LATE_SECONDS
+        while self._grace >= LATE_SECONDS or not self._grace:
+            # Their requests are on their way, and only this process can take them.
+            if not any(stream.deadline for stream in self.streams) or time.monotonic() > late:
+                break
+            await asyncio.sleep(0.01)
         end = time.monotonic() + self._grace if self._grace else None
         while self._tasks:
             left = 1.0 if end is None else min(1.0, end - time.monotonic())
@@ -344,8 +347,7 @@ class EventServer:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self.served += 1
-        if self.served == self._max_requests or self.sapi.terminating:
+        if self.sapi.terminating:
             self.stop()
         if not task.cancelled() and (error := task.exception()) is not None:
             self.sapi.log_message(f"internal: a request ended with {error!r}")

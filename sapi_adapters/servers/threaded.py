@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ..sapi import ClientDisconnected, ProtocolError
-from .blocking import accept_failed
+from .blocking import LATE_SECONDS, PATIENCE, accept_failed
 from .channel import DETACHED, Channel, Poller
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ class ThreadedServer:
         timeout: float = 60.0,
         idle_timeout: float = 10.0,
         max_kept: int = 1000,
-        max_requests: int = 0,
         tick: Callable[[], bool] | None = None,
     ) -> None:
         self._listeners = {listener.fd: listener for listener in listeners}
@@ -55,7 +54,6 @@ class ThreadedServer:
         self._timeout = timeout
         self._idle_timeout = idle_timeout
         self._max_kept = max_kept
-        self._max_requests = max_requests
         self._tick = tick
         self._parked: dict[int, Channel] = {}
         self._jobs: deque[Callable[[], Any]] = deque()
@@ -63,7 +61,6 @@ class ThreadedServer:
         self._job_ready, self._job_put = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._waker, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.stopping = False
-        self.served = 0
 
     def stop(self) -> None:
         """End after the requests that are being served. May be called from a signal handler."""
@@ -74,7 +71,7 @@ class ThreadedServer:
             pass
 
     def run(self) -> None:
-        """Serve until :meth:`stop`, *max_requests*, or *tick* says so."""
+        """Serve until :meth:`stop`, or *tick* or the SAPI's ``terminating`` says so."""
         for listener in self._listeners.values():
             listener.socket.setblocking(False)
             self._poller.add(listener.fd)
@@ -99,12 +96,23 @@ class ThreadedServer:
                     worker.join(1.0)
                     if self._tick is not None:
                         self._tick()
+            self._serve_late()
         finally:
             self.stopping = True
             waiting.close()
             for channel in list(self._parked.values()):
                 self._parked.pop(channel.fd, None)
                 channel.close()
+
+    def _serve_late(self) -> None:
+        """As ``BlockingServer._serve_late``, when the threads have ended."""
+        end = time.monotonic() + LATE_SECONDS
+        while late := [channel for channel in self._parked.values() if channel.deadline]:
+            if time.monotonic() > end:
+                return
+            for channel in late:
+                if channel.wait(1, 0.01) and self._parked.pop(channel.fd, None) is channel:
+                    self._turn(channel)
 
     # -- what a session asks for
 
@@ -182,8 +190,11 @@ class ThreadedServer:
         try:
             channel.data = channel.socket.recv(65536, _DONTWAIT)
         except BlockingIOError:
-            channel.deadline = time.monotonic() + self._idle_timeout
-            self._park(channel)
+            if channel.wait(1, PATIENCE):
+                self._turn(channel)
+            else:
+                channel.deadline = time.monotonic() + self._idle_timeout
+                self._park(channel)
         except OSError:
             channel.close()
         else:
@@ -217,8 +228,7 @@ class ThreadedServer:
             self._drop(channel)
             channel.reset()
             patience = None
-        self.served += 1
-        if self.served == self._max_requests or self._sapi.terminating:
+        if self._sapi.terminating:
             self.stop()
         if patience is not None and patience != DETACHED:
             channel.deadline = time.monotonic() + patience if patience else 0.0

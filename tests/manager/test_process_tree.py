@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -169,6 +170,57 @@ def test_max_requests_is_exact(tmp_path):
     with serving(tmp_path, "server_apps:wsgi", *options) as served:
         pids = [fetch(served.address, PATH_INFO="/pid").body for _ in range(9)]
         assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3]
+
+
+def test_max_requests_counts_requests_and_not_what_else_comes(tmp_path):
+    options = ("--workers", "1", "--max-requests", "3")
+    with serving(tmp_path, "server_apps:wsgi", *options) as served, Client(served.address) as one:
+        first = int(fetch(served.address, PATH_INFO="/pid").body)
+        for _ in range(5):  # questions are no requests
+            one.socket.sendall(one.codec.get_values(b"FCGI_MAX_REQS"))
+            while 0 not in one.answers:
+                assert one.receive()
+            del one.answers[0]
+        body = b"x" * 300_000  # nor are the pieces of one
+        assert fetch(served.address, PATH_INFO="/hash", body=body).status == 200
+        assert int(fetch(served.address, PATH_INFO="/pid").body) == first
+        assert int(fetch(served.address, PATH_INFO="/pid").body) != first
+
+
+@pytest.mark.parametrize("app_name", ["wsgi", "asgi"])
+def test_max_requests_loses_nothing_under_load(tmp_path, app_name):
+    options = ("--sapi", "fcgi-threaded", "--workers", "2", "--max-requests", "20")
+    with serving(tmp_path, f"server_apps:{app_name}", *options) as served:
+        failures = []
+
+        def load() -> None:
+            for n in range(100):
+                answer = fetch(served.address, PATH_INFO=f"/{n}")
+                if answer.body != f"/{n}".encode():
+                    failures.append(answer)
+
+        threads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures
+
+
+@pytest.mark.parametrize("kind", ["wsgi --sapi fcgi-prefork", "wsgi --sapi fcgi-threaded", "asgi"])
+def test_out_of_descriptors_the_server_waits_and_comes_back(tmp_path, kind):
+    """EMFILE: no busy loop, no crash; connections that wait are served once there is room."""
+    app_name, *options = kind.split()
+    with serving(tmp_path, f"server_apps:{app_name}", "--workers", "1", *options) as served:
+        assert fetch(served.address, PATH_INFO="/x").body == b"/x"
+        pid = int(fetch(served.address, PATH_INFO="/pid").body)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (40, 40))
+        held = [Client(served.address) for _ in range(60)]
+        until(lambda: "Too many open files" in served.text)
+        for client in held:
+            client.socket.close()
+        assert fetch(served.address, PATH_INFO="/x").body == b"/x"
+        assert int(fetch(served.address, PATH_INFO="/pid").body) == pid
 
 
 @pytest.mark.parametrize("sapi", ["fcgi-prefork", "fcgi-threaded"])
