@@ -277,6 +277,8 @@ class Link:
                     self._end_of_file()
                 data = received or b""
             started = self._feed_whole(data) or self._feed(data)
+        except ProtocolError as error:
+            started = self._failed(error)
         finally:
             self._reading.release()
         for exchange in started[1:]:
@@ -370,8 +372,18 @@ class Link:
                     exchange.aborted = True
             answer = self.connection.data_to_send()
         if answer:
-            self.send(answer)
+            try:
+                self.send(answer)
+            except ClientDisconnected:
+                self._end_of_file()
         return started
+
+    def _failed(self, error: ProtocolError) -> list[FastcgiExchange]:
+        """The peer broke the protocol: every request of the connection is given up."""
+        self._session.sapi.sapi_error(error, "reading from the web server")
+        self._broken = True
+        self._end_of_file()
+        return []
 
     def _end_of_file(self) -> None:
         with self._lock:
@@ -394,10 +406,7 @@ class Link:
             try:
                 started = self._feed(data)
             except ProtocolError as error:
-                self._session.sapi.sapi_error(error, "reading from the web server")
-                self._broken = True
-                self._end_of_file()
-                return
+                started = self._failed(error)
             if self._watched:
                 with self._lock:
                     self._watch()

@@ -248,6 +248,20 @@ def test_bad_bytes_close_the_connection_and_nothing_else(server):
     assert fetch(server.address, PATH_INFO="/x").body == b"/x"
 
 
+def test_bad_bytes_beside_a_running_request_end_that_too(server, tmp_path):
+    marker = tmp_path / "go"
+    with Client(server.address) as client:
+        client.send(keep=True, PATH_INFO="/wait", QUERY_STRING=str(marker))
+        until(lambda: Path(f"{marker}.begun").exists())
+        client.socket.sendall(b"\7" * 64)
+        marker.touch()
+        while client.receive():
+            pass
+    for n in range(20):  # nothing of the dead connection disturbs those that follow
+        assert fetch(server.address, PATH_INFO=f"/{n}").body == f"/{n}".encode()
+    assert "internal" not in server.text
+
+
 def test_the_missing_include_of_nginx_is_named(server):
     with Client(server.address) as client:
         client.answers[1] = type(fetch(server.address))()
