@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-DEBIAN = nginx apache2 libapache2-mod-fcgid lighttpd haproxy spawn-fcgi libfcgi-bin
+DEBIAN = nginx apache2 libapache2-mod-fcgid lighttpd haproxy caddy spawn-fcgi libfcgi-bin systemd
 
 .PHONY: test check lint unit coverage versions interop demo servers clean
 

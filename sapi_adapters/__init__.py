@@ -10,8 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .adapters.embed import AsyncEmbed as AsyncEmbed
-    from .adapters.embed import Embed as Embed
+    from .embedding import AsyncEmbed as AsyncEmbed
+    from .embedding import Embed as Embed
     from .extension import loaded_extensions as loaded_extensions
     from .extension import register_extension as register_extension
     from .sapi import ApplicationError as ApplicationError
@@ -28,10 +28,10 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "ApplicationError": "sapi",
-    "AsyncEmbed": "adapters.embed",
+    "AsyncEmbed": "embedding",
     "ClientDisconnected": "sapi",
     "ConfigurationError": "sapi",
-    "Embed": "adapters.embed",
+    "Embed": "embedding",
     "Exchange": "sapi",
     "ProtocolError": "sapi",
     "RequestError": "sapi",

@@ -11,6 +11,8 @@ from .loading import gateway_for, load
 from .names import guess, sapi_class
 from .sapi import ConfigurationError
 
+_PATHS = ("socket", "pid", "access_log", "error_log")
+
 
 def run(
     app: Any,
@@ -51,6 +53,9 @@ def run(
         except ConfigurationError as error:
             sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {error}\n")
             raise SystemExit(2) from error
+    for name in _PATHS:  # they are meant from here, not from where chdir leads
+        if options.get(name) not in (None, "-"):
+            options[name] = os.path.abspath(options[name])
     if chdir is not None:
         try:
             os.chdir(chdir)
@@ -62,7 +67,8 @@ def run(
     except TypeError as error:
         if "keyword argument" not in str(error):
             raise
-        raise ConfigurationError(f"the SAPI {sapi!r} has no such option: {error}") from error
+        option = str(error).rpartition("argument ")[2]
+        raise ConfigurationError(f"the SAPI {sapi!r} has no option {option}") from error
     for reference in extensions:
         register_extension(load(reference), reference)
     if sendfile:

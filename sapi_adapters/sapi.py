@@ -503,7 +503,7 @@ def check_status(status: str) -> None:
     code = status[:3]
     if len(code) != 3 or not (code.isascii() and code.isdigit()) or code < "100":
         raise ApplicationError(f"status {status!r} does not begin with three digits")
-    if status[3:4] not in ("", " "):
+    if status[3:4] != " ":
         raise ApplicationError(f"status {status!r} has no space after its code")
     if status[-1] == " ":
         raise ApplicationError(f"status {status!r} ends with a space")

@@ -1,8 +1,9 @@
 """The SAPI ``embed``: an application run from inside a program, without sockets or processes.
 
-:class:`Embed` is for ordinary programs, :class:`AsyncEmbed` for those inside an event loop. Both
-take WSGI and ASGI applications. An application may embed another: while it runs, ``sapi_name()``
-says ``embed`` there, and the outer name again afterwards.
+Here are its exchanges and its two hosts, for ordinary programs and for those inside an event loop;
+embedding.py makes :class:`sapi_adapters.Embed` and :class:`sapi_adapters.AsyncEmbed` of them. An
+application may embed another: while it runs, ``sapi_name()`` says ``embed`` there, and the outer
+name again afterwards.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from .cli import request_environ
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from ..sapi import Gateway, Headers
 
@@ -271,6 +274,7 @@ class EmbedSapi(Sapi):
 
     name = "embed"
     pretty_name = "embedded"
+    multithread = True
     nested = True
 
     def run(self, load: Callable[[], Gateway]) -> int:
@@ -278,28 +282,20 @@ class EmbedSapi(Sapi):
 
 
 class _Host:
-    """What :class:`Embed` and :class:`AsyncEmbed` share."""
+    """What both hosts share."""
 
-    def __init__(
-        self, app: Any, *, interface: str = "auto", factory: bool = False, script_name: str = ""
-    ) -> None:
-        self._app = app
-        self._interface = interface
-        self._factory = factory
+    def __init__(self, load: Callable[[Sapi], Gateway], script_name: str) -> None:
+        self._gateway_for = load
         self._mount = normal_mount(script_name)
         self._sapi = EmbedSapi()
         self._gateway: Any = None
         self._cycle: Any = None
 
     def _load(self) -> None:
-        from ..loading import gateway_for
-
         interface.nested_name = _innermost
         self._sapi.module_startup()
         try:
-            self._gateway = gateway_for(
-                self._app, self._sapi, interface=self._interface, factory=self._factory
-            )
+            self._gateway = self._gateway_for(self._sapi)
             self._cycle = self._sapi.bind(self._gateway)
         except BaseException:
             self._sapi.module_shutdown()
@@ -327,28 +323,17 @@ class _Host:
             exchange.cut()
 
 
-class Embed(_Host):
-    """Runs *app* inside this program::
-
-        with Embed(app) as host:
-            response = host.request("GET", "/", headers=[("Accept", "text/plain")])
-            response.status, response.headers, response.body
-
-    *app*, *interface* and *factory* are those of :func:`sapi_adapters.run`; *script_name* is the
-    path it believes to be mounted at. An ASGI application runs on a loop in a thread of its own,
-    with its life span around the ``with`` block, so that this works inside a running loop, too.
-    Several threads may call :meth:`request` at a time. Raises
-    :class:`~sapi_adapters.sapi.ConfigurationError` when the application refuses to start.
-    """
+class BlockingHost(_Host):
+    """What :class:`sapi_adapters.Embed` is made of; *load* gives the gateway for a SAPI."""
 
     _loop: asyncio.AbstractEventLoop | None = None
     _thread: threading.Thread | None = None
 
-    def __init__(self, app: Any, **options: Any) -> None:
-        super().__init__(app, **options)
+    def __init__(self, load: Callable[[Sapi], Gateway], script_name: str) -> None:
+        super().__init__(load, script_name)
         self._open: set[_Pieces] = set()
 
-    def __enter__(self) -> Embed:
+    def __enter__(self) -> Self:
         self._load()
         if self._gateway.asynchronous:
             self._loop = asyncio.new_event_loop()
@@ -540,7 +525,7 @@ class _AsyncPieces:
 
 
 class AsyncResponse(Response):
-    """The response of :class:`AsyncEmbed`: iterate it with ``async for``, or ``await read()``."""
+    """The response of an async host: iterate it with ``async for``, or ``await read()``."""
 
     def __init__(self, status: str, headers: Headers, pieces: _AsyncPieces) -> None:
         super().__init__(status, headers, None)
@@ -566,16 +551,10 @@ class AsyncResponse(Response):
         return self._body
 
 
-class AsyncEmbed(_Host):
-    """Runs *app* inside a program that has an event loop::
+class AsyncHost(_Host):
+    """What :class:`sapi_adapters.AsyncEmbed` is made of; *load* gives the gateway for a SAPI."""
 
-        async with AsyncEmbed(app) as host:
-            response = await host.request("GET", "/")
-
-    As :class:`Embed`; an ASGI application runs on the caller's loop, a WSGI one in a thread.
-    """
-
-    async def __aenter__(self) -> AsyncEmbed:
+    async def __aenter__(self) -> Self:
         self._load()
         if self._gateway.asynchronous:
             try:
@@ -602,7 +581,7 @@ class AsyncEmbed(_Host):
         headers: HeaderPairs = (),
         body: bytes | Iterable[bytes] = b"",
     ) -> AsyncResponse:
-        """Send one request and return the whole response; see :meth:`Embed.request`."""
+        """Send one request and return the whole response; see :meth:`BlockingHost.request`."""
         response = await self.stream(method, target, headers, body)
         await response.read()
         return response

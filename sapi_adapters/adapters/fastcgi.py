@@ -56,7 +56,8 @@ class FastcgiSapi(ServerSapi):
         if self.needs_master():
             signals += ", HUP reloads gracefully"
         return (
-            "nginx: location / { include fastcgi_params; fastcgi_pass " + address + "; }\n"
+            "nginx: location / { include fastcgi_params; fastcgi_keep_conn on;"
+            f" fastcgi_pass {address}; }}\n"
             f"{signals}\n"
         )
 

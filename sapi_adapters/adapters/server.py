@@ -121,6 +121,7 @@ class ServerSapi(Sapi):
         if self.workers is None:
             self.workers = 1 if self.started_by_server else os.cpu_count() or 1
         self.multiprocess = self.workers > 1
+        self.multithread = self.threads > 1
 
     def run(self, load: Load) -> int:
         """Serve until a signal ends it. In a forked worker this never returns."""
@@ -177,6 +178,14 @@ class ServerSapi(Sapi):
 
     def _work(self, worker: Worker, load: Load) -> int:
         """Be *worker*; return its exit status."""
+        output = _join_output()
+        try:
+            return self._load_and_serve(worker, load)
+        finally:
+            if output is not None and not worker.has_master:
+                os.dup2(output, 1)
+
+    def _load_and_serve(self, worker: Worker, load: Load) -> int:
         try:
             self.child_startup()
             gateway = load()
@@ -362,6 +371,20 @@ def _fill_standard_descriptors() -> None:
         null = os.dup(null)
     os.close(null)
     os.dup2(2, 1)
+
+
+def _join_output() -> int | None:
+    """Make standard output standard error's twin; return what it was, None when it was closed.
+
+    What an application prints belongs into the log, whichever way it was started.
+    """
+    try:
+        before = os.dup(1)
+        sys.stdout.flush()
+        os.dup2(2, 1)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return before
 
 
 def _redirect_errors(path: str) -> None:

@@ -148,7 +148,8 @@ class Master:
             elif isinstance(action, Tell):
                 child = next(c for c in self._children.values() if c.number == action.number)
                 if action.why:
-                    self._log(f"worker {child.pid}: {action.why}: {action.what}", "warning")
+                    level = "debug" if action.what == "QUIT" else "warning"
+                    self._log(f"worker {child.pid}: {action.why}: {action.what}", level)
                 child.tell(action.what)
         return None
 

@@ -129,14 +129,18 @@ class BlockingServer:
             try:
                 channel.data = channel.socket.recv(65536, _DONTWAIT)
             except BlockingIOError:
-                if channel.wait(1, PATIENCE):
-                    self._turn(channel)
-                else:
-                    self._park(channel, self._idle_timeout)
+                ready = False
             except OSError:
                 channel.close()
+                continue
             else:
+                ready = True
+            if ready:
                 self._handle(channel)
+            elif channel.wait(1, PATIENCE):
+                self._turn(channel)
+            else:
+                self._park(channel, self._idle_timeout)
             if self._parked or time.monotonic() >= self._next_tick:
                 self._wait(0.0)
 

@@ -190,15 +190,19 @@ class ThreadedServer:
         try:
             channel.data = channel.socket.recv(65536, _DONTWAIT)
         except BlockingIOError:
-            if channel.wait(1, PATIENCE):
-                self._turn(channel)
-            else:
-                channel.deadline = time.monotonic() + self._idle_timeout
-                self._park(channel)
+            ready = False
         except OSError:
             channel.close()
+            return
         else:
+            ready = True
+        if ready:
             self._handle(channel)
+        elif channel.wait(1, PATIENCE):
+            self._turn(channel)
+        else:
+            channel.deadline = time.monotonic() + self._idle_timeout
+            self._park(channel)
 
     def _turn(self, channel: Channel) -> None:
         if channel.session is not None:  # the session reads for itself: others may be reading, too
