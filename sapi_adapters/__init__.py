@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from .sapi import RequestError as RequestError
     from .sapi import Sapi as Sapi
     from .sapi import SapiError as SapiError
+    from .sapi import __version__ as __version__
     from .sapi import sapi_name as sapi_name
 
-__version__ = "0.1.0.dev0"
-
 _HOMES = {
+    "__version__": "sapi",
     "ApplicationError": "sapi",
     "AsyncEmbed": "embedding",
     "ClientDisconnected": "sapi",
@@ -42,7 +42,7 @@ _HOMES = {
     "sapi_name": "sapi",
 }
 
-__all__ = ["__version__", "run", *_HOMES]  # noqa: PLE0604 - the names above, by __getattr__
+__all__ = ["run", *_HOMES]  # noqa: PLE0604 - the names above, by __getattr__
 
 
 def __getattr__(name: str) -> "Any":

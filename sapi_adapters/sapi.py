@@ -53,6 +53,8 @@ import posix  # os itself is not in a bare interpreter (python -S), and costs it
 import sys
 import time
 
+__version__ = "0.1.0.dev0"
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself costs a CGI process a millisecond
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -250,18 +252,27 @@ class Sapi:
     # The steps below are the engine's, as php_module_startup() and its kin are; not slots.
 
     def module_startup(self) -> None:
-        """Run module start-up: the name, then the SAPI, then every extension in order."""
+        """Run module start-up: the name, then the SAPI, then every extension in order.
+
+        When one of them fails, those before it are shut down and the error passes.
+        """
         global _process_name
         if not self.nested:
             self._outer_name, _process_name = _process_name, self.name
-        self.startup()
-        for extension in extensions:
-            extension.start_module(self)
+        self._begun: list[Extension] = []
+        try:
+            self.startup()
+            for extension in extensions:
+                extension.start_module(self)
+                self._begun.append(extension)
+        except BaseException:
+            self.module_shutdown()
+            raise
 
     def module_shutdown(self) -> None:
         """Run module shutdown in the reverse order, each step guarded."""
         global _process_name
-        for extension in reversed(extensions):
+        for extension in reversed(self._begun):
             self._guard("module shutdown", extension.stop_module, self)
         self._guard("module shutdown", self.shutdown)
         if not self.nested:

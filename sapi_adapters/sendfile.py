@@ -80,10 +80,10 @@ class SendfileMap:
         if length not in (-1, opened.st_size):
             return None
         for header, prefix, directory in self._rules:
-            if real.startswith(directory + os.sep):
+            if real.startswith(directory.rstrip(os.sep) + os.sep):
                 value = real
                 if header == "X-Accel-Redirect":
-                    value = prefix + quote(os.fsencode(real[len(directory) :]))
+                    value = prefix + quote(os.fsencode(real[len(directory.rstrip(os.sep)) :]))
                 if value.isascii() and value.isprintable():
                     return header, value
         return None

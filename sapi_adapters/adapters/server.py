@@ -17,7 +17,7 @@ from ..manager.children import BROKEN, MISTAKE, Terminated, Worker
 from ..manager.master import Master
 from ..manager.policy import Settings
 from ..protocols.cgi import normal_mount
-from ..sapi import ConfigurationError, Sapi
+from ..sapi import ConfigurationError, Sapi, __version__
 from ..servers import listener
 from .accesslog import AccessLog
 
@@ -305,8 +305,6 @@ class ServerSapi(Sapi):
         """Say on standard error what runs where; a web server that started us knows."""
         if self.started_by_server:
             return
-        from .. import __version__
-
         where = ", ".join(each.describe() for each in self.listeners)
         workers = f"{self.workers} worker{'s' if self.workers != 1 else ''}"
         sys.stderr.write(
