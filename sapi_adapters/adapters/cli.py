@@ -211,6 +211,9 @@ class Cli(Sapi):
             gateway = load()
             gateway.run_once(self.bind(gateway), exchange)
         finally:
+            self._body.close()
+            if self._stdout is None:
+                _close(output)
             self.module_shutdown()
         good = exchange.complete and exchange.status[:1] in "123"
         return 0 if good else 1
@@ -226,9 +229,20 @@ def _body(data: str | None) -> BinaryIO:
     if data == "@-":
         return io.BytesIO(sys.stdin.buffer.read())
     try:
-        return open(data[1:], "rb")
+        file = open(data[1:], "rb")  # noqa: SIM115 - closed by run()
     except OSError as error:
         raise ConfigurationError(f"cannot read {data[1:]}: {error.strerror}") from error
+    if file.seekable():
+        return file
+    with file:  # a pipe, whose length is known when all of it has come
+        return io.BytesIO(file.read())
+
+
+def _close(output: BinaryIO) -> None:
+    try:
+        output.close()
+    except OSError:  # the reader has gone: the exit status says so
+        pass
 
 
 def _size(body: BinaryIO) -> int:

@@ -451,9 +451,11 @@ class BlockingHost(_Host):
     def _stop_loop(self) -> None:
         assert self._loop is not None  # noqa: S101 - only called with one
         assert self._thread is not None  # noqa: S101 - started with the loop
+        # On its own thread: the caller's may be inside a loop that is running.
+        self._on_loop(self._loop.shutdown_asyncgens())
+        self._on_loop(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
         self._loop = None
 

@@ -718,5 +718,23 @@ class _Lent(AsyncExchange):
     async def wait_disconnect(self) -> None:
         if self._over is None:
             self._exchange.wait_disconnect()
-        else:
-            await self._over.wait()
+            return
+        import asyncio
+        import os
+        import stat
+
+        loop, over = asyncio.get_running_loop(), self._over
+        fd = self._exchange.fileno()
+        if fd is None or not stat.S_ISFIFO(os.fstat(fd).st_mode):
+            await over.wait()
+            return
+
+        def reader_has_gone() -> None:
+            self._exchange.aborted = True
+            over.set()
+
+        loop.add_reader(fd, reader_has_gone)  # the write end of a pipe reports nothing else
+        try:
+            await over.wait()
+        finally:
+            loop.remove_reader(fd)

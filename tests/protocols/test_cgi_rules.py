@@ -93,6 +93,29 @@ QUIRKS = {
         {"SCRIPT_NAME": "/app", "PATH_INFO": "/x"},
         "/app",
     ),
+    "a rewrite rule to a script that the URL does not show, with a mount": Quirk(
+        {"SCRIPT_NAME": "/cgi-bin/app.py", "REQUEST_URI": "/app/x%20y?q=/z", "PATH_INFO": "/x y"},
+        {"SCRIPT_NAME": "/app", "PATH_INFO": "/x y"},
+        "/app",
+        split=True,
+    ),
+    "a rewrite rule to a script, the application at the root": Quirk(
+        {"SCRIPT_NAME": "/cgi-bin/app.py", "REQUEST_URI": "/x", "PATH_INFO": "/x"},
+        {"SCRIPT_NAME": "", "PATH_INFO": "/x"},
+        "",
+        split=True,
+    ),
+    "a rewrite rule that changes the path as well": Quirk(
+        {"SCRIPT_NAME": "/cgi-bin/app.py", "REQUEST_URI": "/old", "PATH_INFO": "/x"},
+        {"SCRIPT_NAME": "", "PATH_INFO": "/x"},
+        "",
+        split=True,
+    ),
+    "the path that the front end normalised and checked is the one that counts": Quirk(
+        {"SCRIPT_NAME": "/a", "REQUEST_URI": "/admin/../a/b", "PATH_INFO": "/b"},
+        {"SCRIPT_NAME": "", "PATH_INFO": "/a/b"},
+        "",
+    ),
     "SCRIPT_NAME ends with a slash": Quirk(
         {"SCRIPT_NAME": "/app/"}, {"SCRIPT_NAME": "/app", "PATH_INFO": "/x"}
     ),
