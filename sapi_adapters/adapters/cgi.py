@@ -57,6 +57,8 @@ class CgiExchange(Exchange):
         self._nph = nph
         self._held = b""
         self._ended = False
+        self._written = 0
+        self._announced: int | None = None
         self.post_ended = self._left == 0
 
     def read_post(self, size: int) -> bytes:
@@ -75,6 +77,9 @@ class CgiExchange(Exchange):
         return data
 
     def send_headers(self, status: str, headers: "Headers") -> None:
+        for name, value in headers:
+            if name.lower() == "content-length":
+                self._announced = 0 if self.environ["REQUEST_METHOD"] == "HEAD" else int(value)
         if self._nph:
             self._held = render_nph_head(
                 status, headers, self.environ["SERVER_PROTOCOL"], _http_date(headers)
@@ -83,6 +88,7 @@ class CgiExchange(Exchange):
             self._held = render_head(status, headers)
 
     def ub_write(self, data: bytes) -> None:
+        self._written += len(data)
         self._held += data
         if len(self._held) > _HELD:
             self.flush()
@@ -110,10 +116,17 @@ class CgiExchange(Exchange):
             self._ended = True
             self.flush()
             self.complete = not self.aborted
-            if self._descriptor is not None and _in_main_thread():
-                # lighttpd sends TERM once the response is complete; the application may have
-                # work to do after it. Signals are the main thread's.
-                _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)
+
+    def terminate(self, number: int, frame: object) -> None:
+        """Handle TERM: end the process, unless the response is complete.
+
+        lighttpd sends it as soon as it has all that was announced; the application may have its
+        ``close()`` or work of its own to do after that.
+        """
+        if self._ended or (self._announced is not None and self._written >= self._announced):
+            return
+        _signal.signal(number, _signal.SIG_DFL)
+        posix.kill(posix.getpid(), number)
 
     def cut(self) -> None:
         if not self._ended:
@@ -205,6 +218,8 @@ class Cgi(Sapi):
             exchange.close()
             return 0 if exchange.complete else 1
         self.module_startup()
+        if sink is not None and _in_main_thread():
+            _signal.signal(_signal.SIGTERM, exchange.terminate)
         try:
             self.child_startup()
             gateway = load()

@@ -110,8 +110,10 @@ def _split_path(environ: dict[str, str], mount: "str | None", split: bool) -> No
     if "\0" in script or "\0" in path:
         raise RequestError("the path holds a NUL")
     if mount is not None:
-        both = _url_path(environ, script, path)
-        if both.startswith(mount) and both[len(mount) : len(mount) + 1] in ("", "/"):
+        both = script + path
+        if script and path and _hides_script(environ, script, mount, split):
+            script = mount
+        elif both.startswith(mount) and both[len(mount) : len(mount) + 1] in ("", "/"):
             script, path = mount, both[len(mount) :]
     elif whole:
         # nginx's own include file, ProxyPass and HAProxy without path-info send the whole path
@@ -121,18 +123,17 @@ def _split_path(environ: dict[str, str], mount: "str | None", split: bool) -> No
     environ["PATH_INFO"] = path
 
 
-def _url_path(environ: dict[str, str], script: str, path: str) -> str:
-    """Return the path that the client asked for, as far as the variables tell.
+def _hides_script(environ: dict[str, str], script: str, mount: str, split: bool) -> bool:
+    """Tell whether a rewrite rule led to *script*, which the client's URL does not show.
 
-    That is SCRIPT_NAME + PATH_INFO, unless a rewrite rule led to a script that the URL does not
-    show: then it is the URL's own, where that ends in PATH_INFO.
+    The URL, which the front end has not normalised, decides about SCRIPT_NAME only; PATH_INFO
+    stays what the front end made it.
     """
-    if script and "PATH_INFO" in environ:
-        uri = environ.get("REQUEST_URI", "").partition("?")[0].encode("latin-1", "replace")
-        asked = unquote(uri).decode("latin-1")
-        if asked[:1] == "/" and not asked.startswith(script):
-            return asked if asked.endswith(path) else path
-    return script + path
+    uri = environ.get("REQUEST_URI", "").partition("?")[0].encode("latin-1", "replace")
+    asked = unquote(uri).decode("latin-1")
+    if asked == mount + environ["PATH_INFO"]:
+        return True
+    return split and asked[:1] == "/" and not f"{asked}/".startswith(f"{script}/")
 
 
 def _cut_port(environ: dict[str, str], name: str) -> None:

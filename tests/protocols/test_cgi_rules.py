@@ -112,7 +112,7 @@ QUIRKS = {
         split=True,
     ),
     "the path that the front end normalised and checked is the one that counts": Quirk(
-        {"SCRIPT_NAME": "/a", "REQUEST_URI": "/admin/../a/b", "PATH_INFO": "/b"},
+        {"SCRIPT_NAME": "/a", "REQUEST_URI": "/secret/../a/b", "PATH_INFO": "/b"},
         {"SCRIPT_NAME": "", "PATH_INFO": "/a/b"},
         "",
     ),
