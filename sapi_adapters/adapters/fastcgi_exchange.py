@@ -25,6 +25,7 @@ from ..protocols.fastcgi import (
 )
 from ..sapi import (
     INTERNAL_SERVER_ERROR,
+    NOTICE,
     WARNING,
     ClientDisconnected,
     Exchange,
@@ -78,8 +79,13 @@ class FastcgiResponse:
         self._head = render_head(status, headers)
 
     def log_message(self, message: str) -> None:
-        """Give *message* to the web server's error log, by a STDERR record."""
-        if not self.ended:
+        """Give *message* to the web server's error log, by a STDERR record.
+
+        After the end of the request, which closes that way, it goes to our own.
+        """
+        if self.ended:
+            self.sapi.log_message(message.rstrip("\n"), NOTICE)
+        else:
             data = message.encode("utf-8", "backslashreplace")
             self._errors += stream(fastcgi.STDERR, self._id, data)
             self._had_errors = True

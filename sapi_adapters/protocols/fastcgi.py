@@ -3,7 +3,7 @@
 Three things are here:
 
 - :func:`parse_whole`, for what nearly every request is: one responder request that lies complete
-  in one buffer. It is one of the two places where long, unrolled code is right.
+  in one buffer. It is the one place where long, unrolled code is right.
 - :class:`Connection`, the application's side, for everything else: requests in pieces, several
   at once on one connection, the three roles, management records, aborts.
 - :class:`ClientConnection`, the web server's side.
@@ -106,7 +106,7 @@ def decode_pairs(block: bytes) -> dict[str, str]:
 
     Raises :class:`ProtocolError` when a length reaches beyond the stream.
     """
-    # The whole block is decoded once and sliced: 6.3 µs for 27 pairs, against 10 µs pair by pair.
+    # The whole block is decoded once and sliced: a quarter of the time of iter_pairs().
     text = block.decode("latin-1")
     pairs: dict[str, str] = {}
     end = len(block)
@@ -201,8 +201,8 @@ def parse_whole(data: bytes) -> tuple[dict[str, str], bool, bytes] | None:
     """Return parameters, KEEP_CONN and body of *data* when it is one whole responder request.
 
     None for anything else, also for malformed bytes and for an id other than 1: then
-    :class:`Connection` is to judge. Three comparisons and the pairs: 1.1 µs for what takes
-    the general way 6 µs.
+    :class:`Connection` is to judge. A request of 27 parameters takes two thirds of the time that
+    the general way takes.
     """
     keep_conn = _BEGINS.get(data[:16])
     if keep_conn is None or len(data) < 24:

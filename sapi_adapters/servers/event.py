@@ -2,8 +2,7 @@
 
 The loop is asyncio's, uvloop's when that is installed. Sockets are used directly, not through
 transports: a front end's request is complete when its connection is accepted, and its response
-fits one write, so most connections never have to be registered with the loop at all. That makes a
-request 2.5 times cheaper than by ``loop.create_server``.
+fits one write, so most connections never have to be registered with the loop at all.
 """
 
 from __future__ import annotations

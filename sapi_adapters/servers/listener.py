@@ -37,7 +37,7 @@ class Listener:
         self.family = int(listening.family)
         self.path = path
         self._inode = os.stat(path).st_ino if path is not None else None
-        # socket.accept() without the Socket object around the descriptor: 2 µs less a connection.
+        # socket.accept() without the Socket object around the descriptor: a third less.
         self.accept: Callable[[], tuple[int, Any]] = listening._accept  # type: ignore[attr-defined]
         self.allows: Callable[[Any], bool] | None = None
         """Judges a peer's address, where only some may connect (FCGI_WEB_SERVER_ADDRS)."""

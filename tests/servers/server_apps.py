@@ -49,7 +49,7 @@ def wsgi(environ, start_response):
 
         return broken()
     if path == "/errors":
-        environ["wsgi.errors"].write("for the web server's log\n")
+        environ["wsgi.errors"].write("for the web server's log\nand its unfinished line")
     if path == "/pid":
         start_response("200 OK", headers)
         return [str(os.getpid()).encode()]

@@ -276,7 +276,7 @@ def test_wsgi_errors_go_to_the_web_servers_log(server):
     if server.kind == "event":
         return  # ASGI has no such stream
     answer = fetch(server.address, PATH_INFO="/errors")
-    assert answer.stderr == b"for the web server's log\n"
+    assert answer.stderr == b"for the web server's log\nand its unfinished line"
     assert answer.body == b"/errors"
 
 
