@@ -558,9 +558,13 @@ def is_https(environ: "dict[str, Any]") -> bool:
 
 
 def request_line(environ: "dict[str, Any]") -> str:
-    """Return the request's method and target as a log may show them, escaped."""
-    target = environ.get("REQUEST_URI") or environ["SCRIPT_NAME"] + environ["PATH_INFO"]
-    return ascii(f"{environ['REQUEST_METHOD']} {target}")[1:-1]
+    """Return the request's method and target as a log may show them, escaped.
+
+    Also of a request that lacks what every request has.
+    """
+    get = environ.get
+    target = get("REQUEST_URI") or get("SCRIPT_NAME", "") + get("PATH_INFO", "")
+    return ascii(f"{get('REQUEST_METHOD', '')} {target}")[1:-1]
 
 
 _HEX = frozenset(b"0123456789abcdefABCDEF")

@@ -19,6 +19,7 @@ from ..sapi import (
     Sapi,
     process_environ,
     refuse,
+    request_line,
 )
 
 TYPE_CHECKING = False
@@ -79,10 +80,10 @@ class CgiExchange(Exchange):
     def send_headers(self, status: str, headers: "Headers") -> None:
         for name, value in headers:
             if name.lower() == "content-length":
-                self._announced = 0 if self.environ["REQUEST_METHOD"] == "HEAD" else int(value)
+                self._announced = 0 if self.environ.get("REQUEST_METHOD") == "HEAD" else int(value)
         if self._nph:
             self._held = render_nph_head(
-                status, headers, self.environ["SERVER_PROTOCOL"], _http_date(headers)
+                status, headers, self.environ.get("SERVER_PROTOCOL", ""), _http_date(headers)
             )
         else:
             self._held = render_head(status, headers)
@@ -207,12 +208,9 @@ class Cgi(Sapi):
             error = None
         except RequestError as refused:
             length, error = 0, refused
-            for name in ("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO"):
-                environ.setdefault(name, "")
-            environ.setdefault("SERVER_PROTOCOL", "HTTP/1.0")
         exchange = CgiExchange(self, environ, read, write, close, length, nph, sink)
         if error is not None:
-            self.sapi_error(error, "CGI request")
+            self.sapi_error(error, request_line(environ))
             refuse(exchange, error.status)
             exchange.finish()
             exchange.close()

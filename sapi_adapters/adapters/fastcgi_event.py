@@ -266,10 +266,7 @@ class EventLink:
             exchange.cut()  # nothing, when the response is over
 
     async def _refuse(self, exchange: EventExchange, error: RequestError) -> None:
-        environ = exchange.environ
-        for name in ("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO"):
-            environ.setdefault(name, "")
-        self.sapi.sapi_error(error, request_line(environ))
+        self.sapi.sapi_error(error, request_line(exchange.environ))
         refuse(exchange, error.status)
         await exchange.finish()
 

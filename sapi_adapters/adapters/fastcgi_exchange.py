@@ -563,10 +563,7 @@ class Session:
             exchange.cut()  # nothing, when the response is over
 
     def _refuse(self, exchange: FastcgiExchange, error: RequestError) -> None:
-        environ = exchange.environ
-        for name in ("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO"):
-            environ.setdefault(name, "")
-        self.sapi.sapi_error(error, request_line(environ))
+        self.sapi.sapi_error(error, request_line(exchange.environ))
         refuse(exchange, error.status)
         exchange.finish()
 

@@ -65,9 +65,9 @@ CASES = {
         [Tell(1, "QUIT", "of an older generation"), Tell(2, "QUIT", "of an older generation")],
     ),
     "the old one is kept whole while the next starts": (
-        Snapshot(1, 2, [ready(1), ready(3, 2), ready(4, 2, told="")]),
+        Snapshot(1, 2, [ready(1), View(3, 2, STARTING, 0.0), View(4, 2, STARTING, 0.0)]),
         1.0,
-        [Promote()],
+        [Spawn(1)],
     ),
     "a late leaver gets TERM": (
         Snapshot(1, 1, [ready(1), ready(2), told(3, "QUIT")]),
