@@ -15,6 +15,7 @@ from sapi_adapters.testing import Case, Request, Response, Send, cases, cgi_envi
 # backend -> the SAPI the application is then under
 SAPIS = {"unix-unmended": "fcgi-prefork", "tcp": "fcgi-threaded"}
 MOUNT = "/mount"
+LOST_ITS_BUFFER = 253
 
 
 def cgi_fcgi(program: str, address: Address, mount: str) -> Send:
@@ -23,14 +24,19 @@ def cgi_fcgi(program: str, address: Address, mount: str) -> Send:
 
     def send(request: Request) -> Response:
         variables = cgi_environ(request, mount=mount)
-        done = subprocess.run(
-            [program, "-bind", "-connect", connect],
-            env={key.encode(): value.encode("latin-1") for key, value in variables.items()},
-            input=request.body or b"",
-            capture_output=True,
-            timeout=20,
-            check=False,
-        )
+        # cgi-fcgi sometimes reads on while it holds records that it has not looked at; when the
+        # server has closed by then it drops them and says so by this status (seen by strace).
+        for _ in range(5):
+            done = subprocess.run(
+                [program, "-bind", "-connect", connect],
+                env={key.encode(): value.encode("latin-1") for key, value in variables.items()},
+                input=request.body or b"",
+                capture_output=True,
+                timeout=20,
+                check=False,
+            )
+            if done.returncode != LOST_ITS_BUFFER:
+                break
         assert done.stdout, done.stderr.decode(errors="replace")
         return cgi_response(done.stdout, head=request.method == "HEAD")
 
