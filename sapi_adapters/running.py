@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .extension import register_extension
 from .loading import gateway_for, load
+from .manager.config import check, dump, read
 from .names import guess, sapi_class
 from .sapi import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .adapters.server import ServerSapi
+    from .manager.config import Global, Pool
 
 _PATHS = ("socket", "pid", "access_log", "error_log")
 
@@ -80,3 +87,83 @@ def run(
         sys.stderr.write(f"{app!r} loads, and {sapi} takes these options\n")
         return 0
     return runtime.run(lambda: gateway_for(app, runtime, interface=interface, factory=factory))
+
+
+def run_file(
+    path: str,
+    *,
+    prefix: str | None = None,
+    settings: Sequence[str] = (),
+    allow_root: bool = False,
+) -> int:
+    """Serve the pools of the configuration file *path*, in php-fpm's syntax; return the status.
+
+    *prefix* is where its relative paths begin. *settings* are ``"NAME=VALUE"`` and win over the
+    file, each time it is read: HUP reads it again. With *allow_root* a pool's workers may run as
+    root. Raises :class:`ConfigurationError` for a file that is refused.
+    """
+    from .adapters.tree import run_pools
+
+    def configure() -> tuple[Global, list[ServerSapi]]:
+        config = _read_file(path, prefix, settings, allow_root)
+        return config, [_sapi_of(config, pool) for pool in config.pools]
+
+    path = os.path.abspath(path)
+    config, sapis = configure()
+    return run_pools(config, sapis, configure)
+
+
+def test_file(
+    path: str,
+    *,
+    show: bool = False,
+    prefix: str | None = None,
+    settings: Sequence[str] = (),
+    allow_root: bool = False,
+) -> str:
+    """Return what a test of the configuration file *path* says, with *show* all of its settings.
+
+    Arguments and errors are those of :func:`run_file`. The applications are not loaded.
+    """
+    config = _read_file(path, prefix, settings, allow_root)
+    for pool in config.pools:
+        _sapi_of(config, pool)
+    lines = [*config.warnings, *([dump(config)] if show else [])]
+    return "\n".join([*lines, f"the configuration file {path} is right"])
+
+
+def _read_file(path: str, prefix: str | None, settings: Sequence[str], allow_root: bool) -> Global:
+    overrides = []
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigurationError(f"{setting!r} is no NAME=VALUE")
+        overrides.append((name.strip(), value.strip()))
+    config = read(path, prefix=prefix, overrides=overrides)
+    check(config, root=os.geteuid() == 0, allow_root=allow_root)
+    return config
+
+
+def _sapi_of(config: Global, pool: Pool) -> ServerSapi:
+    from .adapters.server import ServerSapi
+
+    kind = sapi_class(pool.sapi)
+    if not issubclass(kind, ServerSapi):
+        raise ConfigurationError(f"pool {pool.name}: sapi = {pool.sapi} does not listen")
+    if pool.user or pool.chroot:
+        _preload()
+    sapi = kind(pool=pool, config=config)
+    sapi.load = lambda: gateway_for(pool.app, sapi, interface=pool.interface, factory=pool.factory)
+    return sapi
+
+
+def _preload() -> None:
+    """Import what a worker needs to serve: later it may not see Python's own files any more."""
+    import asyncio  # noqa: F401
+    import encodings.idna  # noqa: F401 - for the lookup of addresses
+    import traceback  # noqa: F401
+
+    from .gateways import asgi, wsgi  # noqa: F401
+    from .servers import blocking, event, threaded  # noqa: F401
+
+    event.new_event_loop().close()

@@ -256,9 +256,7 @@ class Sapi:
 
         When one of them fails, those before it are shut down and the error passes.
         """
-        global _process_name
-        if not self.nested:
-            self._outer_name, _process_name = _process_name, self.name
+        self._speak()
         self._begun: list[Extension] = []
         try:
             self.startup()
@@ -268,6 +266,18 @@ class Sapi:
         except BaseException:
             self.module_shutdown()
             raise
+
+    def _speak(self) -> None:
+        """Give the process this SAPI's name."""
+        global _process_name
+        if not self.nested:
+            self._outer_name, _process_name = _process_name, self.name
+
+    def take_process(self, starter: "Sapi") -> None:
+        """Be the SAPI of a process whose module start-up *starter* ran, as another pool's."""
+        if self is not starter:
+            self._begun = starter._begun
+            self._speak()
 
     def module_shutdown(self) -> None:
         """Run module shutdown in the reverse order, each step guarded."""

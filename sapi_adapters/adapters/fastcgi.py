@@ -41,7 +41,7 @@ class FastcgiSapi(ServerSapi):
 
     def _values(self, per_worker: int, *, multiplex: bool) -> dict[bytes, bytes]:
         """Return the answers to GET_VALUES (S§4.1)."""
-        total = str(per_worker * (self.workers or 1)).encode()
+        total = str(per_worker * self.workers).encode()
         return {
             b"FCGI_MAX_CONNS": total,
             b"FCGI_MAX_REQS": total,
@@ -78,7 +78,5 @@ class FcgiThreaded(FastcgiSapi):
     threads_by_default = 8
     supervised = False
 
-    def startup(self) -> None:
-        if self.workers is None:
-            self.workers = 1
-        super().startup()
+    def choose_workers(self) -> int:
+        return 1

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from ..manager.scoreboard import FINISHING
 from ..protocols.cgi import mend
 from ..protocols.fastcgi import (
     Aborted,
@@ -127,6 +128,8 @@ class EventExchange(FastcgiResponse, AsyncExchange):
             self.ended = True
             data = self._take_aborted() if self.aborted else self._take_all()
             self._link.stream.write(data)
+            if self.note_stage is not None:
+                self.note_stage(FINISHING)
             self._link.over(self)
             self.wake()
 

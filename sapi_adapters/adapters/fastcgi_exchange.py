@@ -10,6 +10,7 @@ import time
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from ..manager.scoreboard import ENDING, FINISHING
 from ..protocols import fastcgi
 from ..protocols.cgi import mend, render_head
 from ..protocols.fastcgi import (
@@ -50,6 +51,7 @@ HEAD_SECONDS = 10.0  # how long a request may take to send all its parameters
 
 _stdout_1 = fastcgi.record(fastcgi.STDOUT, 1, b"")[:4]
 _end_1 = end_response(1)
+
 ROLES = {fastcgi.AUTHORIZER: "AUTHORIZER", fastcgi.FILTER: "FILTER"}
 
 
@@ -72,6 +74,10 @@ class FastcgiResponse:
     ended = False
     broken = False
     """The response was cut: the connection must end in a way that shows it."""
+    failure_status = INTERNAL_SERVER_ERROR
+    """What a client gets whose response is cut before it began."""
+    note_stage: Callable[[int], None] | None = None
+    """Told, with php-fpm's numbers, that the response is being ended, and that it is complete."""
 
     def send_headers(self, status: str, headers: Headers) -> None:
         self.status = status
@@ -120,7 +126,7 @@ class FastcgiResponse:
         """
         if not self._sent:
             self._body = b""
-            refuse(self, INTERNAL_SERVER_ERROR)  # type: ignore[arg-type]
+            refuse(self, self.failure_status)  # type: ignore[arg-type]
             return self._take_all()
         announced = any(name.lower() == "content-length" for name, _ in self._headers)
         self.broken = not announced
@@ -190,7 +196,12 @@ class FastcgiExchange(FastcgiResponse, Exchange):
     def finish(self) -> None:
         if not self.ended:
             self.ended = True
+            note = self.note_stage
+            if note is not None:
+                note(ENDING)
             self._send(self._take_aborted() if self.aborted else self._take_all())
+            if note is not None:
+                note(FINISHING)
 
     def cut(self) -> None:
         if not self.ended:

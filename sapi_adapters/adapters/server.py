@@ -2,32 +2,43 @@
 
 A protocol's adapter subclasses :class:`ServerSapi` and says how one connection is served: by
 :meth:`~ServerSapi.session` under the blocking and threaded servers, by
-:meth:`~ServerSapi.connect` under the event server.
+:meth:`~ServerSapi.connect` under the event server. The processes are tree.py's.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import time
-from itertools import count
+from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any
 
-from ..manager.children import BROKEN, MISTAKE, Terminated, Worker
-from ..manager.master import Master
-from ..manager.policy import Settings
+from ..manager.children import BROKEN, MISTAKE, Worker
+from ..manager.config import ONDEMAND, STATIC, Global, Pool, override
+from ..manager.privileges import confine, environment, resolve
+from ..manager.scoreboard import Scoreboard
+from ..manager.slowlog import Tracer
 from ..protocols.cgi import normal_mount
-from ..sapi import ConfigurationError, Sapi, __version__
+from ..sapi import ERROR, ConfigurationError, Sapi, __version__
 from ..servers import listener
-from .accesslog import AccessLog
+from .accesslog import COMBINED, AccessLog
+from .observing import Observed, observe
+from .pages import AsyncPagesGateway, Pages, PagesGateway, PagesOnly
+from .tree import run_pools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from ..manager.log import ErrorLog
     from ..sapi import Gateway, Load
     from ..servers.blocking import Session
     from ..servers.event import EventServer, Handler, Stream
     from ..servers.listener import Listener
+
+EVENT_REQUESTS = 100
+"""How many requests at a time make a worker with an event loop count as busy."""
+_FOREVER = 10 * 365 * 86400.0
+STATUS_CHILDREN = 2
+"""Workers of a pool that only answers ``pm.status_listen``."""
 
 
 class ServerSapi(Sapi):
@@ -39,9 +50,13 @@ class ServerSapi(Sapi):
 
     How: *workers* and *threads*; *script_name* (the path the application is mounted at, None to
     believe the front end); *max_requests* per worker, 0 for no limit; *request_timeout* in
-    seconds, 0 for none; *grace*, how many seconds a graceful stop waits; *pid* (a file),
-    *access_log* and *error_log* (files, ``"-"`` for standard error); *reload*, for development:
-    a change of a source file makes the master reload.
+    seconds, 0 for none; *grace*, how many seconds a graceful stop waits, 0 for ever; *pid* (a
+    file), *access_log* and *error_log* (files, ``"-"`` for standard error); *status_path*, where
+    the status page is; *reload*, for development: a change of a source file makes the master
+    reload. *settings* are directives of a pool's configuration, ``"pm.max_memory=200M"``, of
+    which the options above are short forms.
+
+    A configuration file gives *pool* and *config* instead.
     """
 
     threads_by_default = 1
@@ -66,35 +81,75 @@ class ServerSapi(Sapi):
         pid: str | None = None,
         access_log: str | None = None,
         error_log: str | None = None,
+        status_path: str | None = None,
         reload: bool = False,
+        settings: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        pool: Pool | None = None,
+        config: Global | None = None,
     ) -> None:
         variables = os.environ if environ is None else environ
         self.started_by_server = False
         self.listeners: list[Listener] = []
-        self._where = (socket, socket_mode, socket_owner, socket_group, bind, fd)
-        self._addresses = variables.get("FCGI_WEB_SERVER_ADDRS")
-        self.mount = None if script_name is None else normal_mount(script_name)
-        self.split = False
-        self.workers = workers if workers is not None else _workers_asked(variables)
-        self.threads = threads or self.threads_by_default
-        self._max_requests = max_requests
-        self._request_timeout = request_timeout
-        self._grace = grace
-        self._pid_file = pid
-        self._access_log = None if access_log is None else AccessLog(access_log)
-        self._error_log = error_log
+        self.addresses: dict[str, Listener] = {}
+        """The listeners that were opened by an address of the configuration."""
+        self.log: ErrorLog | None = None
+        self.load: Load = _nothing
+        self._where: tuple[str | None, str | None, int | None] = (socket, bind, fd)
         self._reload = reload
-        if reload:
-            if self.workers not in (None, 1):
+        self._pages_of: Pool | None = None
+        """The pool whose status this one is there to show."""
+        self._inherited: dict[str, Listener] = {}
+        if pool is None:
+            workers = workers if workers is not None else _workers_asked(variables)
+            if reload and workers not in (None, 1):
                 raise ConfigurationError("--reload is for development: with one worker")
-            self.workers = 1
-        if self._access_log is not None:
-            self.activate = self._access_log.begin
-            self.deactivate = self._access_log.end
-        for name, value in (("workers", self.workers), ("threads", self.threads)):
-            if value is not None and value < 1:
-                raise ConfigurationError(f"{name} must be at least 1, not {value}")
+            pool = Pool(
+                sapi=self.name,
+                threads=threads,
+                script_name=script_name,
+                listen=socket or bind,
+                listen_owner=socket_owner,
+                listen_group=socket_group,
+                listen_mode=socket_mode,
+                listen_allowed_clients=_web_servers(variables),
+                app="application",
+                pm_max_children=0 if workers is None else workers,
+                pm_max_requests=max_requests,
+                pm_status_path=status_path,
+                request_terminate_timeout=request_timeout,
+                access_log=access_log,
+                access_format=COMBINED,
+            )
+            if workers is not None and workers < 1:
+                raise ConfigurationError(f"workers must be at least 1, not {workers}")
+            if reload:
+                pool.pm_max_children = 1
+            config = Global(
+                pid=pid,
+                error_log=None if error_log == "-" else error_log,
+                process_control_timeout=grace or _FOREVER,
+            )
+            config.pools.append(pool)
+            for setting in settings:
+                name, equals, value = setting.partition("=")
+                if not equals:
+                    raise ConfigurationError(f"{setting!r} is no NAME=VALUE")
+                override(config, name.strip(), value.strip())
+        assert config is not None  # noqa: S101 - it comes with a pool
+        self.pool = pool
+        self.config = config
+        self.mount = None if pool.script_name is None else normal_mount(pool.script_name)
+        self.split = False
+        self.threads = self.threads_by_default if pool.threads is None else pool.threads
+        if self.threads < 1:
+            raise ConfigurationError(f"threads must be at least 1, not {self.threads}")
+        self._access_log: AccessLog | None = None
+
+    @property
+    def workers(self) -> int:
+        """How many processes there are at most; 0 until :meth:`startup` has decided."""
+        return self.pool.pm_max_children
 
     # -- what an adapter fills in
 
@@ -115,80 +170,145 @@ class ServerSapi(Sapi):
     def startup(self) -> None:
         """Open the sockets and logs."""
         self.listeners = self._open()
-        listener.allow_web_servers(self.listeners, self._addresses)
-        if self._error_log is not None and self._error_log != "-":
-            _redirect_errors(self._error_log)
-        if self.workers is None:
-            self.workers = 1 if self.started_by_server else os.cpu_count() or 1
+        allowed = self.pool.listen_allowed_clients
+        listener.allow_web_servers(self.listeners, ",".join(allowed) if allowed else None)
+        if self.pool.access_log is not None:
+            self._access_log = AccessLog(
+                self.pool.access_log,
+                self.pool.access_format,
+                pool=self.pool.name,
+                suppress=self.pool.access_suppress_path,
+            )
+            self.activate = self._access_log.begin
+            self.deactivate = self._access_log.end
         self.multiprocess = self.workers > 1
         self.multithread = self.threads > 1
 
+    def choose_workers(self) -> int:
+        """Return how many workers there are when nobody said it."""
+        return 1 if self._given_by_server() else os.cpu_count() or 1
+
+    def _given_by_server(self) -> bool:
+        """Whether a web server or spawner started this process, with its socket on descriptor 0."""
+        nowhere = self._where == (None, None, None) and self.pool.listen is None
+        return nowhere and "LISTEN_FDS" not in os.environ and listener.is_listening(0)
+
     def run(self, load: Load) -> int:
         """Serve until a signal ends it. In a forked worker this never returns."""
-        self.module_startup()
-        worker: Worker | None = None
-        try:
-            if self._pid_file is not None:
-                _write_pid(self._pid_file)
-            if self.needs_master():
-                outcome = Master(
-                    self._settings(), self.log_message, self._announce, self._reopen_logs
-                ).run()
-                if isinstance(outcome, int):
-                    return outcome
-                worker = outcome
-            else:
-                status = self._work(Worker(), load)
-                return 1 if status == BROKEN else status
-        except Terminated:
-            return 0
-        finally:
-            if worker is None:
-                if self._pid_file is not None:
-                    _remove_pid(self._pid_file)
-                for each in self.listeners:
-                    each.close()
-                self.module_shutdown()
-        try:
-            status = self._work(worker, load)
-        except Terminated:
-            status = 0
-        except BaseException:
-            self.log_exception("internal: a worker ends")
-            status = 1
-        self.module_shutdown()
-        return worker.exit(status)
-
-    def _reopen_logs(self) -> None:
-        """Open the logs by their names again, after somebody rotated them."""
-        if self._access_log is not None:
-            self._access_log.reopen()
-        if self._error_log is not None and self._error_log != "-":
-            _redirect_errors(self._error_log)
+        self.load = load
+        self.pool.pm_max_children = self.pool.pm_max_children or self.choose_workers()
+        return run_pools(self.config, [self])
 
     def needs_master(self) -> bool:
         """Tell whether a master process is wanted, beside the workers."""
         # Started on descriptor 0, this process is itself the worker its web server counts.
+        pool = self.pool
         alone = (self.started_by_server or not self.supervised) and not self._reload
-        return not alone or self.workers != 1 or self._request_timeout > 0
+        watched = pool.request_terminate_timeout or pool.request_slowlog_timeout
+        apart = pool.user or pool.chroot or pool.pm_max_memory or pool.pm != STATIC
+        return not alone or self.workers != 1 or bool(watched or apart or self.config.daemonize)
 
-    def _settings(self) -> Settings:
-        assert self.workers is not None  # noqa: S101 - startup() has set it
-        return Settings(self.workers, self._request_timeout, grace=self._grace)
+    def status_twin(self) -> ServerSapi | None:
+        """Return the pool that answers ``pm.status_listen``, if it is set."""
+        if not self.pool.pm_status_listen or self._pages_of is not None:
+            return None
+        twin = copy(self)
+        twin.pool = deepcopy(self.pool)
+        twin.pool.name = f"{self.pool.name}_status"
+        twin.pool.listen = self.pool.pm_status_listen
+        twin.pool.pm, twin.pool.pm_max_children = ONDEMAND, STATUS_CHILDREN
+        twin.pool.pm_status_listen = twin.pool.access_log = None
+        twin.pool.pm_max_requests = twin.pool.pm_max_memory = 0
+        twin.pool.request_slowlog_timeout = twin.pool.request_terminate_timeout = 0.0
+        twin._where = (None, None, None)
+        twin._pages_of = self.pool
+        twin.listeners, twin.addresses = [], {}
+        twin.threads = 1
+        return twin
 
-    def _work(self, worker: Worker, load: Load) -> int:
+    # -- what the master asks of a service
+
+    def log_descriptors(self) -> list[int]:
+        """Open the access log again; return what a worker is to write to from now on."""
+        found = []
+        if self.log is not None and self.config.error_log not in (None, "syslog"):
+            found.append(self.log.fileno())
+        if self._access_log is not None:
+            self._access_log.reopen()
+            found.append(self._access_log.fileno())
+        return found
+
+    def retire(self, successor: Any) -> None:
+        """Close what *successor* does not use."""
+        kept = [] if successor is None else successor.listeners
+        for each in self.listeners:
+            if each not in kept:
+                each.close()
+        if self._access_log is not None:
+            self._access_log.close()
+
+    def abandon(self) -> None:
+        """Close the sockets in a worker of another pool."""
+        for each in self.listeners:
+            each.close(remove=False)
+
+    def rebind(self, forget: Callable[[int], None]) -> None:
+        """Listen again where a socket file is lost."""
+        for index, each in enumerate(self.listeners):
+            if each.lost():
+                assert each.path is not None  # noqa: S101 - only files are lost
+                fresh = self._bind_unix(each.path)
+                fresh.allows = each.allows
+                forget(each.fd)
+                each.close(remove=False)
+                self.listeners[index] = fresh
+                self.addresses[each.path] = fresh
+
+    def log_message(self, message: str, level: str = ERROR) -> None:
+        if self.log is None:
+            super().log_message(message, level)
+        else:
+            self.log.log(message, level)
+
+    # -- a worker's life
+
+    def work(self, worker: Worker) -> int:
         """Be *worker*; return its exit status."""
-        output = _join_output()
+        output = None
+        if self.pool.catch_workers_output is None:
+            output = _join_output()
         try:
-            return self._load_and_serve(worker, load)
+            return self._load_and_serve(worker)
         finally:
             if output is not None and not worker.has_master:
                 os.dup2(output, 1)
 
-    def _load_and_serve(self, worker: Worker, load: Load) -> int:
+    def _confine(self) -> None:
+        """Become what the pool's settings say."""
+        pool = self.pool
+        identity = resolve(pool.user, pool.group) if os.geteuid() == 0 else None
+        environment(pool.clear_env, pool.env, identity)
+        confine(
+            identity=identity,
+            chroot=pool.chroot,
+            chdir=pool.chdir,
+            umask=pool.umask,
+            rlimit_files=pool.rlimit_files,
+            rlimit_core=pool.rlimit_core,
+            priority=pool.process_priority,
+            dumpable=pool.process_dumpable,
+        )
+        for directory in reversed([*pool.python_path, *([pool.chdir] if pool.chdir else [])]):
+            if directory not in sys.path:
+                sys.path.insert(0, directory)
+
+    def _load_and_serve(self, worker: Worker) -> int:
         try:
+            if worker.has_master:
+                self._confine()
+            worker.reopened = self._take_logs
             self.child_startup()
-            gateway = load()
+            gateway = self._gateway(worker)
         except ConfigurationError as error:
             worker.failed(f"serve: {error}")
             return MISTAKE
@@ -207,8 +327,46 @@ class ServerSapi(Sapi):
             worker.failed(f"serve: {error}")
             return BROKEN
 
+    def _take_logs(self, descriptors: list[int]) -> None:
+        """Write to the logs' new *descriptors*, which :meth:`log_descriptors` gave."""
+        if self.log is not None and self.config.error_log not in (None, "syslog"):
+            if self.pool.catch_workers_output is None:
+                os.dup2(descriptors[0], 2)
+            self.log.replace(descriptors.pop(0))
+        if self._access_log is not None:
+            self._access_log.replace(descriptors.pop(0))
+
+    def _gateway(self, worker: Worker) -> Any:
+        if worker.slot is None:  # nobody else sees it: the limits and the status page want one
+            worker.show_alone(self.pool.name, Scoreboard(1))
+        pool = self._pages_of or self.pool
+        pages = Pages(pool, worker.boards[pool.name], self)
+        if self._pages_of is not None:
+            return PagesOnly(pages)
+        gateway = self.load()
+        if not pages.paths:
+            return gateway
+        wrapper = AsyncPagesGateway if gateway.asynchronous else PagesGateway
+        return wrapper(gateway, pages)
+
     def _serve(self, worker: Worker, gateway: Gateway) -> int:
-        cycle = self._counted(gateway, self._timed(gateway, worker))
+        capacity = EVENT_REQUESTS if gateway.asynchronous else self.threads
+        cycle = observe(
+            self.bind(gateway),
+            self,
+            worker,
+            self.pool,
+            asynchronous=gateway.asynchronous,
+            threads=self.threads,
+            capacity=capacity,
+        )
+        if worker.trace_fd >= 0:
+            depth = self.pool.request_slowlog_trace_depth
+            threaded_now = self.threads > 1 and not gateway.asynchronous
+            Tracer(worker.trace_fd, cycle.describe, depth, threaded_now).install()
+        if self._access_log is not None:
+            access_log = self._access_log
+            worker.dropped = lambda: access_log.dropped
         shared: dict[str, Any] = {"tick": worker.tick}
         if gateway.asynchronous:
             self._serve_events(worker, gateway, cycle, shared)
@@ -220,15 +378,20 @@ class ServerSapi(Sapi):
                 self.listeners, self._late_session, self, threads=self.threads, **shared
             )
             self._session = self.session(cycle, threaded)
-            worker.handle_signals(threaded.stop)
-            self._started(worker, f"with {self.threads} threads")
+
+            def terminate() -> None:
+                threaded.refuse_more()
+                cycle.cut_all()
+
+            worker.handle_signals(threaded.stop, terminate)
+            self._started(worker, f"with {self.threads} threads", capacity)
             threaded.run()
             return 0
         from ..servers.blocking import BlockingServer
 
         blocking = BlockingServer(self.listeners, self.session(cycle, None), self, **shared)
-        worker.handle_signals(blocking.stop)
-        self._started(worker, "")
+        worker.handle_signals(blocking.stop, cycle.blame_all)
+        self._started(worker, "", capacity)
         blocking.run()
         return 0
 
@@ -236,90 +399,79 @@ class ServerSapi(Sapi):
         return self._session(channel)
 
     def _serve_events(
-        self, worker: Worker, gateway: Any, cycle: Callable[[Any], Any], shared: dict[str, Any]
+        self, worker: Worker, gateway: Any, cycle: Observed, shared: dict[str, Any]
     ) -> None:
         from ..servers.event import EventServer
 
+        grace = self.config.process_control_timeout
         server = EventServer(
             self.listeners,
             lambda stream: self.connect(cycle, server, stream),
             self,
             start=gateway.lifespan.start,
             stop_application=gateway.lifespan.stop,
-            ready=lambda: self._started(worker, "with an event loop"),
-            grace=self._grace,
+            ready=lambda: self._started(worker, "with an event loop", EVENT_REQUESTS),
+            grace=0.0 if grace == _FOREVER else grace or 0.001,
             **shared,
         )
-        worker.handle_signals(server.stop, server.terminate)
+        worker.handle_signals(server.stop, server.terminate, unwind=False)
         server.run()
 
-    def _timed(self, gateway: Gateway, worker: Worker) -> Callable[[Any], Any]:
-        """Return the gateway's cycle; with a request time-out, one that the master can watch."""
-        cycle = self.bind(gateway)
-        if not self._request_timeout:
-            return cycle
-        if gateway.asynchronous:
-            return _timed_out(self, cycle, self._request_timeout)
-        running: dict[object, float] = {}
-        slot = worker.slot
-
-        def timed(exchange: Any) -> None:
-            running[exchange] = time.monotonic()
-            slot.busy_since = min(running.values())
-            try:
-                cycle(exchange)
-            finally:
-                del running[exchange]
-                slot.busy_since = min(running.values(), default=0.0)
-
-        return timed
-
-    def _counted(self, gateway: Gateway, cycle: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return *cycle*; with a limit of requests, one that ends the worker when it is reached."""
-        if not self._max_requests:
-            return cycle
-        numbers, last = count(1), self._max_requests
-
-        def counted(exchange: Any) -> None:
-            try:
-                cycle(exchange)
-            finally:
-                if next(numbers) >= last:
-                    self.terminate_process()
-
-        async def counted_async(exchange: Any) -> None:
-            try:
-                await cycle(exchange)
-            finally:
-                if next(numbers) >= last:
-                    self.terminate_process()
-
-        return counted_async if gateway.asynchronous else counted
-
-    def _started(self, worker: Worker, how: str) -> None:
+    def _started(self, worker: Worker, how: str, capacity: int) -> None:
         if not worker.has_master:
-            self._announce(how)
-        worker.ready(how)
+            self.announce(how)
+        own = capacity == EVENT_REQUESTS
+        worker.ready(how, capacity=capacity, own_timeouts=own)
 
-    def _announce(self, how: str) -> None:
+    def announce(self, how: str) -> None:
         """Say on standard error what runs where; a web server that started us knows."""
         if self.started_by_server:
             return
         where = ", ".join(each.describe() for each in self.listeners)
         workers = f"{self.workers} worker{'s' if self.workers != 1 else ''}"
+        if self.pool.pm != STATIC:
+            workers = f"up to {workers} ({self.pool.pm})"
         sys.stderr.write(
             f"sapi_adapters {__version__}: {self.name}, {' '.join([workers, how]).strip()},"
             f" on {where}\n{self.hint()}"
         )
         sys.stderr.flush()
 
+    # -- sockets
+
+    def inherit(self, listeners: Mapping[str, Listener]) -> None:
+        """Take over, at :meth:`startup`, those of *listeners*, by address, that are wanted."""
+        self._inherited = dict(listeners)
+
+    def _bind_unix(self, path: str) -> Listener:
+        pool = self.pool
+        return listener.bind_unix(
+            path,
+            mode=pool.listen_mode,
+            owner=pool.listen_owner,
+            group=pool.listen_group,
+            backlog=pool.listen_backlog,
+            acl_users=pool.listen_acl_users,
+            acl_groups=pool.listen_acl_groups,
+        )
+
     def _open(self) -> list[Listener]:
-        socket, mode, owner, group, bind, fd = self._where
+        socket, bind, fd = self._where
+        listen = self.pool.listen
+        if socket is None and bind is None and listen is not None:
+            if listen.startswith("/"):
+                socket = listen
+            else:
+                bind = listen
         found = []
-        if socket is not None:
-            found.append(listener.bind_unix(socket, mode=mode, owner=owner, group=group))
-        if bind is not None:
-            found.append(listener.bind_tcp(bind))
+        for address, open_it in ((socket, self._bind_unix), (bind, self._bind_tcp)):
+            if address is not None:
+                inherited = self._inherited.get(address)
+                if inherited is not None and not inherited.lost():
+                    found.append(inherited)
+                else:
+                    found.append(open_it(address))
+                self.addresses[address] = found[-1]
         if fd is not None:
             found.append(listener.inherit(fd))
         if not found:
@@ -334,19 +486,18 @@ class ServerSapi(Sapi):
             )
         return found
 
+    def _bind_tcp(self, address: str) -> Listener:
+        return listener.bind_tcp(address, backlog=self.pool.listen_backlog)
 
-def _timed_out(sapi: Sapi, cycle: Callable[[Any], Any], seconds: float) -> Callable[[Any], Any]:
-    """Return *cycle* with a limit of *seconds*: the request is cancelled, the others go on."""
-    import asyncio
 
-    async def timed(exchange: Any) -> None:
-        task = asyncio.ensure_future(cycle(exchange))
-        try:
-            await asyncio.wait_for(task, seconds)
-        except asyncio.TimeoutError:
-            sapi.log_message(f"a request took longer than {seconds:g} s and was cancelled")
+def _nothing() -> Gateway:
+    raise ConfigurationError("there is no application")
 
-    return timed
+
+def _web_servers(variables: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the addresses in FCGI_WEB_SERVER_ADDRS (S§3.2)."""
+    addresses = variables.get("FCGI_WEB_SERVER_ADDRS")
+    return () if addresses is None else tuple(addresses.split(","))
 
 
 def _workers_asked(variables: Mapping[str, str]) -> int | None:
@@ -383,35 +534,3 @@ def _join_output() -> int | None:
     except (OSError, ValueError, AttributeError):
         return None
     return before
-
-
-def _redirect_errors(path: str) -> None:
-    try:
-        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from error
-    sys.stderr.flush()
-    os.dup2(log, 2)
-    os.close(log)
-
-
-def _write_pid(path: str) -> None:
-    """Write the pid file whole or not at all, never through a link."""
-    part = f"{path}.{os.getpid()}"
-    try:
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-        os.write(fd, f"{os.getpid()}\n".encode())
-        os.close(fd)
-        os.rename(part, path)
-    except OSError as error:
-        raise ConfigurationError(f"cannot write the pid file {path}: {error.strerror}") from error
-
-
-def _remove_pid(path: str) -> None:
-    try:
-        with open(path) as file:
-            ours = file.read().strip() == str(os.getpid())
-        if ours:
-            os.unlink(path)
-    except OSError:
-        pass

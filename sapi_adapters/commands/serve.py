@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import in_cgi_process
 from ..loading import INTERFACES, import_path
+from ..manager.config import read
+from ..manager.control import ORDERS, ask, read_pid
 from ..names import SAPIS, guess
-from ..running import run
+from ..running import run, run_file, test_file
 from ..sapi import ConfigurationError
 
 try:
@@ -42,8 +44,14 @@ class _Mode(_IntType):
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("app")
+@click.argument("app", required=False)
 @click.argument("request", nargs=-1)
+@click.option("-y", "--config", metavar="FILE", help="Serve the pools of FILE, as php-fpm does.")
+@click.option("-p", "--prefix", metavar="DIR", help="Where relative paths of FILE begin.")
+@click.option("--signal", "order", type=click.Choice([*ORDERS]), help="Tell a running server.")
+@click.option("-D", "--daemonize", is_flag=True, help="Go into the background once it serves.")
+@click.option("-F", "--foreground", is_flag=True, help="Stay, whatever FILE says.")
+@click.option("-R", "--allow-root", is_flag=True, help="Let pools of FILE run as root.")
 @click.option("--sapi", metavar="NAME", help=f"Which runtime: {', '.join(SAPIS)}.")
 @click.option("--interface", type=click.Choice(INTERFACES), default="auto", show_default=True)
 @click.option("--factory", is_flag=True, help="APP is called, without arguments, for the app.")
@@ -62,39 +70,91 @@ class _Mode(_IntType):
 @click.option("--pid", metavar="FILE", help="Write the process id to FILE.")
 @click.option("--access-log", metavar="FILE", help="Combined format; - is standard error.")
 @click.option("--error-log", metavar="FILE", help="- is standard error.")
+@click.option("--status-path", metavar="/PATH", help="Answer there with the status page.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A pool's directive.")
 @click.option("--chdir", metavar="DIR", help="Change there before the app is imported.")
 @click.option("--sendfile", multiple=True, metavar="RULE", help="x-sendfile=DIR, ...; repeatable.")
 @click.option("--extension", "extensions", multiple=True, metavar="MODULE:ATTR", help="Repeatable.")
 @click.option("--reload", is_flag=True, help="Reload when a source file changes (development).")
-@click.option("--test", is_flag=True, help="Load the app and check the options, then end.")
+@click.option("-t", "--test", count=True, help="Check everything, then end; -tt shows FILE too.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="cli only.")
 @click.option("-d", "--data", metavar="TEXT|@FILE", help="Request body; @- is stdin. cli only.")
 @click.option("-i", "--include", is_flag=True, help="Show the response's head. cli only.")
 @click.version_option(package_name="sapi-adapters", prog_name="serve")
-def command(app: str, request: tuple[str, ...], **options: Any) -> NoReturn:
-    """Serve APP, a WSGI or ASGI application named MODULE:ATTRIBUTE.
+def command(app: str | None, request: tuple[str, ...], **options: Any) -> NoReturn:
+    """Serve APP, a WSGI or ASGI application named MODULE:ATTRIBUTE, or the pools of a file.
 
     \b
     serve app:wsgi --sapi fcgi-prefork --socket /tmp/app.sock
     serve app:wsgi --sapi cli GET '/path?x=1' -H 'Accept: text/plain'
+    serve --config /etc/sapi.conf
+    serve --signal reload --pid /run/app.pid
     """
     given = {
         name: value
         for name, value in options.items()
-        if value not in (None, (), False) and not _is_default(name)
+        if value not in (None, (), False, 0) and not _is_default(name)
     }
-    if given.get("sapi") == "cli":
-        given["request"] = request
-    elif request:
-        raise click.UsageError(f"{' '.join(request)!r} makes sense only with --sapi cli")
-    import_path(os.path.abspath(given.get("chdir", ".")))
     try:
-        name = given.pop("sapi", None) or guess(given)
-        status = run(app, name, **given)
+        status = _obey(app, request, given)
     except ConfigurationError as error:
         click.echo(f"serve: {error}", err=True)
         status = 2
     sys.exit(status)
+
+
+def _obey(app: str | None, request: tuple[str, ...], given: dict[str, Any]) -> int:
+    """Do what the command line asks for; return the exit status."""
+    daemonize = {"daemonize": "yes", "foreground": "no"}
+    settings = [f"daemonize={daemonize[name]}" for name in daemonize if given.pop(name, False)]
+    if settings:
+        given["settings"] = (*given.get("settings", ()), *settings)
+    if "order" in given:
+        return _tell(given.pop("order"), given.pop("pid", None), given.pop("config", None))
+    if "config" in given:
+        return _serve_file(app, given)
+    for name in ("prefix", "allow_root"):
+        if name in given:
+            raise click.UsageError(f"--{name.replace('_', '-')} makes sense only with --config")
+    if app is None:
+        raise click.UsageError("Missing argument 'APP'.")
+    if given.get("sapi") == "cli":
+        given["request"] = request
+    elif request:
+        raise click.UsageError(f"{' '.join(request)!r} makes sense only with --sapi cli")
+    if "test" in given:
+        given["test"] = True
+    import_path(os.path.abspath(given.get("chdir", ".")))
+    return run(app, given.pop("sapi", None) or guess(given), **given)
+
+
+def _serve_file(app: str | None, given: dict[str, Any]) -> int:
+    """Serve the pools of a configuration file, or test it."""
+    path = given.pop("config")
+    test = given.pop("test", 0)
+    known = {
+        name: given.pop(name) for name in ("prefix", "settings", "allow_root") if name in given
+    }
+    if app is not None or given:
+        what = app if app is not None else "--" + next(iter(given)).replace("_", "-")
+        raise click.UsageError(f"with --config the file says it all, use --set for {what}")
+    if test:
+        click.echo(test_file(path, show=test > 1, **known), err=True)
+        return 0
+    return run_file(path, **known)
+
+
+def _tell(order: str, pid_file: str | None, config: str | None) -> int:
+    """Tell the server whose pid file is given, or named by *config*, what to do."""
+    if pid_file is None and config is not None:
+        pid_file = read(config).pid
+    if pid_file is None:
+        raise click.UsageError("--signal needs --pid FILE, or --config FILE that has a pid")
+    answer = ask(read_pid(pid_file), order)
+    if answer == "ok":
+        return 0
+    click.echo(f"serve: {order}: {answer}", err=True)
+    return 1
 
 
 def _is_default(name: str) -> bool:

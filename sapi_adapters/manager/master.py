@@ -2,16 +2,18 @@
 
 It knows nothing of protocols, gateways or adapters: :meth:`Master.run` returns in a child with
 its :class:`~sapi_adapters.manager.children.Worker`, and in the master with an exit status. What
-is to be done is decided in policy.py; signal handlers only note the signal.
+is to be done is decided in policy.py; pool.py does it for one pool; signal handlers only note
+the signal.
 
 ======== ======================================================================================
 signal   effect on the master
 ======== ======================================================================================
 INT TERM fast stop: workers end now
 QUIT     graceful stop: workers finish their requests
-HUP USR2 graceful reload: a new generation of workers is started; when all of it is ready, the
-USR1     old one finishes its requests and leaves; when it fails, the old one goes on. The logs
-         are opened again first, which is what USR1 is for
+USR1     the logs are opened again, in the workers too; nobody is replaced
+HUP USR2 graceful reload: the configuration is read again and a new generation of workers is
+         started; when all of it is ready, the old one finishes its requests and leaves; when it
+         fails, the old one goes on
 CHLD     a worker ended; it is replaced
 ======== ======================================================================================
 """
@@ -23,84 +25,178 @@ import select
 import signal
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .children import BROKEN, MISTAKE, READY, Child, Worker, fork
-from .policy import Promote, Snapshot, Spawn, Tell, decide
-from .scoreboard import Scoreboard
+from ..sapi import ConfigurationError
+from .config import ONDEMAND
+from .control import Control
+from .pool import Group, Service
+from .systemd import Notifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
-    from .policy import Settings
+    from .children import Child, Worker
+    from .config import Global
+    from .log import ErrorLog
 
-_RELOAD = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_RELOAD = (signal.SIGHUP, signal.SIGUSR2)
 _FAST = (signal.SIGINT, signal.SIGTERM)
+_TICK = 1.0
+_DRAIN = 8
+"""Reads that empty any pipe."""
+_QUICK = 0.1
+"""Seconds between two looks while something is due soon."""
+
+
+class Waiting:
+    """What the master waits for: descriptors, each with what is called when it can be read."""
+
+    def __init__(self) -> None:
+        self._callbacks: dict[int, Callable[[], object]] = {}
+        self._edges = hasattr(select, "epoll")
+        self._poll: Any = select.epoll() if self._edges else select.poll()
+
+    @property
+    def has_edges(self) -> bool:
+        """Whether :meth:`add` can tell of each new connection, once."""
+        return self._edges
+
+    def add(self, fd: int, callback: Callable[[], object], *, edge: bool = False) -> None:
+        """Call *callback* when *fd* can be read; with *edge* once for each time that more came."""
+        self._callbacks[fd] = callback
+        if self._edges:
+            self._poll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
+        else:
+            self._poll.register(fd, select.POLLIN)
+
+    def remove(self, fd: int) -> None:
+        """Forget *fd*."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def wait(self, seconds: float) -> None:
+        """Wait that long at most, and call what is due."""
+        for fd, _ in self._poll.poll(seconds if self._edges else seconds * 1000):
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback()
+
+    def close(self) -> None:
+        """Give up the descriptor; in a worker, so that the master's set is not touched."""
+        if self._edges:
+            self._poll.close()
 
 
 class Master:
-    """Keeps *settings.workers* workers running. *log* takes a message and its level."""
+    """Keeps the pools of *services* running.
+
+    *log* is the error log. *reconfigure* gives the configuration and the services of
+    a reload, of which those that are as before may be the same objects; what it raises
+    (:class:`ConfigurationError`) fails the reload. *ready* is called once, when every pool
+    accepts. *reopen* opens the master's own logs again.
+    """
 
     def __init__(
         self,
-        settings: Settings,
-        log: Callable[[str, str], None],
+        config: Global,
+        services: Sequence[Service],
+        log: ErrorLog,
+        *,
+        reconfigure: Callable[[], tuple[Global, Sequence[Service]]] | None = None,
         ready: Callable[[str], None] = lambda how: None,
         reopen: Callable[[], None] = lambda: None,
+        notifier: Notifier | None = None,
     ) -> None:
-        self._settings = settings
-        self._log = log
+        self._config = config
+        self._log = log.log
+        self._error_log = log
+        self._reconfigure = reconfigure or (lambda: (config, services))
         self._ready = ready
         self._reopen = reopen
-        self._children: dict[int, Child] = {}
-        # Three generations may be alive at a time: the new, the serving and a leaving one.
-        self._slots = Scoreboard(settings.workers * 4 + 4)
-        self._free = list(range(settings.workers * 4 + 4))
-        self._number = 0
-        self._generation = self._next = 1
-        self._failures = 0
-        self._last_failure = 0.0
+        self._notifier = notifier or Notifier()
+        self._waiting = Waiting()
+        self._groups: list[Group] = []
+        self._leaving: list[Group] = []
+        """Pools that the configuration no longer has."""
         self._stopping = ""
         self._status = 0
         self._announced = False
         self._noted: list[int] = []
+        self._next_tick = self._counted_at = time.monotonic()
+        self._next_watchdog = self._next_status = 0.0
+        self._counted = 0
+        self._control = Control(self._asked, log.log)
+        self._reload_failures: list[str] = []
+        self._reloading = False
+        for service in services:
+            self._groups.append(self._group(service, len(services) == 1))
+
+    def _group(self, service: Service, alone: bool) -> Group:
+        forget = self._waiting.remove
+        group = Group(service, self._config, self._error_log, alone=alone, forget=forget)
+        self._watch_arrivals(group)
+        return group
+
+    # -- the loop
 
     def run(self) -> Worker | int:
         """Run until stopped; return the exit status, or in each forked child its worker."""
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         before = self._handle_signals(writer)
+        self._waiting.add(reader, partial(_drain, reader))
+        self._control.open(self._waiting)
         try:
             while True:
                 self._act_on_signals()
                 self._reap()
                 worker = self._act()
                 if worker is not None:
-                    for child in self._children.values():
-                        os.close(child.pipe)
+                    self._leave_to(worker)
                     os.close(reader)
                     os.close(writer)
                     return worker
-                if self._stopping and not self._children:
+                self._settle()
+                if self._stopping and not any(g.children for g in self._all()):
                     break
-                self._wait(reader)
+                self._waiting.wait(self._pause())
         except BaseException:
-            for child in self._children.values():
-                child.tell("KILL")
+            for group in self._all():
+                for child in group.children.values():
+                    child.tell("KILL")
             raise
         signal.set_wakeup_fd(-1)
         for number, handler in before.items():
             signal.signal(number, handler)
+        self._control.close()
+        self._waiting.close()
         os.close(reader)
         os.close(writer)
         return self._status
+
+    def _all(self) -> list[Group]:
+        return [*self._groups, *self._leaving]
+
+    def _leave_to(self, worker: Worker) -> None:
+        """In a child: close what is the master's, and other pools'."""
+        worker.boards = {group.name: group.board for group in self._all()}
+        self._waiting.close()
+        self._control.close()
+        for group in self._all():
+            for child in group.children.values():
+                child.close()
+            for service in {id(s): s for s in (group.service, group.next_service)}.values():
+                if service is not worker.service:
+                    service.abandon()
 
     def _handle_signals(self, writer: int) -> dict[int, Any]:
         def note(number: int, frame: FrameType | None) -> None:
             self._noted.append(number)
 
         before: dict[int, Any] = {}
-        for number in (*_RELOAD, *_FAST, signal.SIGQUIT, signal.SIGCHLD):
+        for number in (*_RELOAD, *_FAST, signal.SIGQUIT, signal.SIGUSR1, signal.SIGCHLD):
             before[number] = signal.signal(number, note)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         return before
@@ -108,167 +204,268 @@ class Master:
     def _act_on_signals(self) -> None:
         noted, self._noted = self._noted, []
         if any(number in _FAST for number in noted):
-            if self._stopping != "fast":
-                self._log("terminating", "notice")
-            self._stopping = "fast"
-        elif signal.SIGQUIT in noted and not self._stopping:
-            self._log("finishing: workers end after their requests", "notice")
-            self._stopping = "graceful"
-        elif any(number in _RELOAD for number in noted) and not self._stopping:
-            if self._next != self._generation:
-                self._drop_next()  # a newer reload replaces one that is under way
-            self._next = max(self._next, self._generation) + 1
-            self._failures = 0
-            try:
-                self._reopen()
-            except Exception as error:
-                self._log(f"the logs cannot be opened again: {error}", "error")
-            self._log(f"reloading: generation {self._next}", "notice")
+            self.stop("fast")
+        elif signal.SIGQUIT in noted:
+            self.stop("graceful")
+        if self._stopping:
+            return
+        if signal.SIGUSR1 in noted:
+            self.reopen_logs()
+        if any(number in _RELOAD for number in noted):
+            self.reload()
+
+    def _asked(self, what: str) -> None:
+        """Do what somebody asks for over the control socket."""
+        if what == "reload":
+            self.reload()
+        elif what == "reopen":
+            self.reopen_logs()
+        elif what in ("stop", "quit"):
+            self.stop("fast" if what == "stop" else "graceful")
+
+    def stop(self, how: str) -> None:
+        """Stop, ``"graceful"`` or ``"fast"``; a fast stop overtakes a graceful one."""
+        if self._stopping in (how, "fast"):
+            return
+        self._stopping = how
+        if how == "fast":
+            self._log("Terminating ...", "notice")
+        else:
+            self._log("Finishing ...: workers end after their requests", "notice")
+        self._notifier.stopping()
+
+    def reopen_logs(self) -> None:
+        """Open the logs by their names again, after somebody rotated them."""
+        try:
+            self._reopen()
+            for group in self._all():
+                descriptors = group.reopen()
+                for child in group.children.values():
+                    child.give(descriptors)
+        except ConfigurationError as error:
+            self._log(f"the logs cannot be opened again: {error}", "error")
+        else:
+            self._log("the logs were opened again", "notice")
+
+    # -- reload
+
+    def reload(self) -> None:
+        """Read the configuration again and bring up a new generation of every pool."""
+        if self._stopping:
+            self._control.answer("error: the server is stopping")
+            return
+        self._reload_failures = []
+        self._reloading = True
+        self._notifier.reloading()
+        self.reopen_logs()
+        try:
+            config, services = self._reconfigure()
+        except ConfigurationError as error:
+            self._log(f"reload failed: {error}; what runs goes on", "error")
+            self._reload_failures.append(str(error))
+            for group in self._groups:
+                group.abandon(str(error))
+            return
+        self._config = config
+        wanted = {service.pool.name: service for service in services}
+        for group in list(self._groups):
+            service = wanted.pop(group.name, None)
+            if service is None:
+                group.log("the configuration has it no longer: it finishes")
+                self._groups.remove(group)
+                self._leaving.append(group)
+            else:
+                group.reload(service, config)
+                self._watch_arrivals(group)
+        for service in wanted.values():
+            self._groups.append(self._group(service, alone=False))
+
+    def _settle(self) -> None:
+        """See whether a start or a reload has come to its end, and say so."""
+        for group in self._leaving[:]:
+            if not group.children:
+                group.close()
+                self._leaving.remove(group)
+        for group in self._groups:
+            if group.wants_reload:
+                group.wants_reload = False
+                self.reload()
+                break
+            if group.fatal is not None and not self._stopping:
+                sys.stderr.write(f"{group.failure}\n")
+                self._stopping = "fast"  # the next worker would say the same
+                self._status = group.fatal
+        if not self._announced and all(g.announced or g.failure for g in self._groups):
+            if any(g.announced for g in self._groups):
+                self._announced = True
+                self._ready(self._how())
+                self._notifier.ready(self._summary())
+        if self._reloading and not any(g.reloading for g in self._groups):
+            self._reloading = False
+            self._notifier.ready(self._summary())
+            failures = self._reload_failures or [
+                f"{g.name}: {g.failure}" for g in self._groups if g.failure
+            ]
+            if failures:
+                self._control.answer("error: " + "\n".join(failures))
+            else:
+                self._control.answer("ok")
+
+    def _how(self) -> str:
+        children = [c for g in self._groups for c in g.children.values() if c.how]
+        return children[0].how if children else ""
+
+    def _watch_arrivals(self, group: Group) -> None:
+        """Let connections to a pool on demand be told of."""
+        for service in (group.service, group.next_service):
+            if service.pool.pm == ONDEMAND:
+                if not self._waiting.has_edges:
+                    raise ConfigurationError("pm = ondemand needs epoll, which this system lacks")
+                for listener in service.listeners:
+                    self._waiting.remove(listener.fd)
+                    self._waiting.add(listener.fd, partial(_arrival, group), edge=True)
+            else:
+                for listener in service.listeners:
+                    self._waiting.remove(listener.fd)
+
+    # -- workers
 
     def _act(self) -> Worker | None:
-        """Do what the policy decides; return the worker in a child that was forked for it."""
         now = time.monotonic()
-        snapshot = Snapshot(
-            self._generation,
-            self._next,
-            [child.view(now) for child in self._children.values()],
-            self._failures,
-            self._last_failure,
-            self._stopping,
-        )
-        for action in decide(self._settings, snapshot, now):
-            if isinstance(action, Spawn):
-                worker = self._spawn(action.generation)
-                if worker is not None:
-                    return worker
-            elif isinstance(action, Promote):
-                self._generation = self._next
-                self._log(f"generation {self._generation} serves", "notice")
-                return self._act()
-            elif isinstance(action, Tell):
-                child = next(c for c in self._children.values() if c.number == action.number)
-                if action.why:
-                    level = "debug" if action.what == "QUIT" else "warning"
-                    self._log(f"worker {child.pid}: {action.why}: {action.what}", level)
-                child.tell(action.what)
+        tick = now >= self._next_tick
+        if tick:
+            self._each_second(now)
+            self._next_tick = max(self._next_tick + _TICK, now + _TICK / 2)
+        for group in self._all():
+            stopping = self._stopping or ("graceful" if group in self._leaving else "")
+            room = 1 << 30
+            if self._config.process_max:
+                running = sum(len(g.children) for g in self._all())
+                room = max(0, self._config.process_max - running)
+            before = set(group.children)
+            group.look_at_traces(now)
+            worker = group.act(now, stopping=stopping, tick=tick, room=room)
+            if worker is not None:
+                return worker
+            for pid in set(group.children) - before:
+                self._listen_to(group, group.children[pid])
         return None
 
-    def _spawn(self, generation: int) -> Worker | None:
-        if not self._free:
-            return None
-        self._number += 1
-        index = self._free.pop()
-        try:
-            process = fork(self._number, generation, self._slots.slot(index))
-        except OSError as error:
-            self._free.append(index)
-            self._failures += 1
-            self._last_failure = time.monotonic()
-            self._log(f"fork: {error.strerror}", "error")
-            return None
-        if isinstance(process, Worker):
-            return process
-        process.index = index
-        self._children[process.pid] = process
-        return None
+    def _listen_to(self, group: Group, child: Child) -> None:
+        def heard() -> None:
+            if not group.hear(child):
+                self._waiting.remove(fd)
+
+        fd = child.link.fileno()
+        self._waiting.add(fd, heard)
+        for reader, stream in child.readers:
+            output = group.output_of(child, stream)
+            child.outputs[reader] = output
+            self._waiting.add(reader, partial(self._read_output, child, reader))
+
+    def _read_output(self, child: Child, reader: int) -> None:
+        """Take what a worker printed, a bounded part of it each turn."""
+        if not child.outputs[reader].read(reader):
+            self._close_output(child, reader)
+
+    def _close_output(self, child: Child, reader: int) -> None:
+        self._waiting.remove(reader)
+        del child.outputs[reader]
+        os.close(reader)
 
     def _reap(self) -> None:
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                break
             if pid == 0:
-                return
-            child = self._children.pop(pid, None)
-            if child is None:
+                break
+            group = next((g for g in self._all() if pid in g.children), None)
+            if group is None:
                 self._log(f"reaped process {pid}, which is not a worker", "debug")
                 continue
-            self._read_pipe(child)
-            os.close(child.pipe)
-            self._free.append(child.index)
-            self._judge(child, os.waitstatus_to_exitcode(status))
+            child = group.children[pid]
+            self._waiting.remove(child.link.fileno())
+            for reader in list(child.outputs):
+                self._drain_output(child, reader)
+            group.ended(child, os.waitstatus_to_exitcode(status), stopping=bool(self._stopping))
+        self._look_for_emergency()
 
-    def _judge(self, child: Child, code: int) -> None:
-        """Note how a worker ended: as it was told, by itself, or badly."""
-        how = f"exited with status {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
-        lived = time.monotonic() - child.started
-        if child.told or self._stopping:
-            self._log(f"worker {child.pid} {how} after {lived:.1f} s", "debug")
-            return
-        if child.state == READY and lived > 1.0:
-            level = "notice" if code == 0 else "warning"
-            self._log(f"worker {child.pid} {how} after {lived:.1f} s", level)
-            return
-        if child.state == READY and code == 0:
-            return  # it served its max_requests quickly
-        self._failures += 1
-        self._last_failure = time.monotonic()
-        if child.generation != self._generation:
-            if child.failure:
-                sys.stderr.write(f"{child.failure}\n")
-            self._log(
-                f"reload failed: worker {child.pid} {how} before it was ready;"
-                f" generation {self._generation} goes on serving",
-                "error",
-            )
-            self._drop_next()
-            self._next = self._generation
-            self._failures = 0
-        elif code in (MISTAKE, BROKEN) and not self._announced:
-            if not self._stopping:
-                sys.stderr.write(f"{child.failure}\n")
-            self._stopping = "fast"  # the next worker would say the same
-            self._status = MISTAKE if code == MISTAKE else 1
-        else:
-            if child.failure:
-                sys.stderr.write(f"{child.failure}\n")
-            self._log(f"worker {child.pid} {how} before it was ready", "error")
+    def _drain_output(self, child: Child, reader: int) -> None:
+        """Take the last words of a worker that has ended; a child of it may hold the pipe open."""
+        for _ in range(_DRAIN):
+            if reader in child.outputs:
+                self._read_output(child, reader)
+        if reader in child.outputs:
+            child.outputs[reader].close()
+            self._close_output(child, reader)
 
-    def _drop_next(self) -> None:
-        for child in self._children.values():
-            if child.generation == self._next and not child.told:
-                child.tell("TERM")
+    def _look_for_emergency(self) -> None:
+        """Reload when too many workers crashed within a time (emergency_restart_threshold)."""
+        threshold = self._config.emergency_restart_threshold
+        since = time.monotonic() - self._config.emergency_restart_interval
+        crashes = sorted(moment for g in self._groups for moment in g.crashes if moment >= since)
+        for group in self._groups:
+            group.crashes = [moment for moment in group.crashes if moment >= since]
+        if threshold and len(crashes) >= threshold and not self._stopping:
+            self._log(f"{len(crashes)} workers crashed: emergency restart", "warning")
+            for group in self._groups:
+                group.crashes.clear()
+            self.reload()
 
-    def _wait(self, reader: int) -> None:
-        poll = select.poll()
-        poll.register(reader, select.POLLIN)
-        starting = {c.pipe: c for c in self._children.values() if c.state not in (READY,)}
-        for pipe in starting:
-            poll.register(pipe, select.POLLIN)
-        for fd, _ in poll.poll(self._pause() * 1000):
-            if fd == reader:
+    def _each_second(self, now: float) -> None:
+        """What is looked at once a second: socket files, systemd."""
+        for group in self._groups:
+            if not self._stopping and not group.reloading:
                 try:
-                    os.read(reader, 4096)
-                except BlockingIOError:
-                    pass
-            elif fd in starting:
-                self._read_pipe(starting[fd])
+                    if group.lost_sockets():
+                        group.reload(group.service, self._config)
+                        self._watch_arrivals(group)
+                except ConfigurationError as error:
+                    group.log(f"{error}", "error")
+        if now >= self._next_watchdog:
+            self._notifier.watchdog()
+            self._next_watchdog = now + (self._notifier.watchdog_interval or 1e9)
+        if self._config.systemd_interval and now >= self._next_status:
+            self._notifier.status(self._summary())
+            self._next_status = now + self._config.systemd_interval
+
+    def _summary(self) -> str:
+        """Return php-fpm's status line for systemd."""
+        children = [c for g in self._groups for c in g.children.values()]
+        active = sum(c.slot.active() > 0 for c in children)
+        heads = [group.board.head for group in self._groups]
+        requests = sum(h.accepted for h in heads) + sum(c.slot.begun() for c in children)
+        now = time.monotonic()
+        rate = (requests - self._counted) / max(0.001, now - self._counted_at)
+        self._counted, self._counted_at = requests, now
+        return (
+            f"Processes active: {active}, idle: {len(children) - active}, Requests: {requests},"
+            f" slow: {sum(h.slow for h in heads)}, Traffic: {max(0.0, rate):.2f}req/sec"
+        )
 
     def _pause(self) -> float:
         """Return how long nothing can be due, in seconds."""
-        busy = any(child.told for child in self._children.values())
-        return 0.1 if busy or self._failures or self._settings.request_timeout else 1.0
-
-    def _read_pipe(self, child: Child) -> None:
-        try:
-            data = os.read(child.pipe, 65536)
-        except BlockingIOError:
-            return
-        if data[:1] == b"F":
-            child.failure = data[1:].decode("utf-8", "replace")
-        elif data[:1] == b"R" and child.state != READY and not child.told:
-            child.state = READY
-            child.since = time.monotonic()
-            if child.generation == self._next:
-                self._failures = 0
-            if not self._announced:
-                self._announced = True
-                self._ready(data[1:].decode())
+        left = self._next_tick - time.monotonic()
+        for group in self._all():
+            told = any(child.told for child in group.children.values())
+            if group.failures or group.tracing or told:
+                left = min(left, _QUICK)
+            limits = (group.settings.request_timeout, group.settings.slow_after)
+            shortest = min((limit for limit in limits if limit), default=0.0)
+            if shortest:
+                left = min(left, max(0.13, shortest / 3))
+        return max(0.0, left)
 
 
-def _signal_name(number: int) -> str:
+def _arrival(group: Group) -> None:
+    group.arrivals += 1
+
+
+def _drain(reader: int) -> None:
     try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+        while os.read(reader, 4096):
+            pass
+    except BlockingIOError:
+        pass

@@ -70,6 +70,17 @@ class ThreadedServer:
         except OSError:
             pass
 
+    def refuse_more(self) -> None:
+        """Accept nothing from now on: the process is about to end. For a signal handler.
+
+        An unconnected socket takes the listeners' numbers, so that no thread that is on its way
+        to accept() takes a connection with it; those that wait there are another process's.
+        """
+        self.stopping = True
+        with socket.socket(socket.AF_UNIX) as deaf:
+            for fd in self._listeners:
+                os.dup2(deaf.fileno(), fd, inheritable=False)
+
     def run(self) -> None:
         """Serve until :meth:`stop`, or *tick* or the SAPI's ``terminating`` says so."""
         for listener in self._listeners.values():
@@ -278,5 +289,7 @@ class ThreadedServer:
                     channel.close()
 
     def _failed(self, error: OSError) -> None:
+        if self.stopping:
+            return
         if not accept_failed(error, self._sapi):
             self.stop()

@@ -229,8 +229,8 @@ def test_a_request_that_takes_too_long_is_ended(tmp_path, sapi):
     with serving(tmp_path, "server_apps:wsgi", *options) as served:
         with Client(served.address) as client:
             client.send(PATH_INFO="/wait", QUERY_STRING=str(tmp_path / "never"))
-            client.answer()
-            assert b"waited" not in client.answers[1].stdout
+            answer = client.answer()
+            assert answer.status == 504
         assert fetch(served.address, PATH_INFO="/x").body == b"/x"
         until(lambda: "a request took longer" in served.text)
 
@@ -240,7 +240,7 @@ def test_a_slow_asgi_request_is_cancelled_and_others_go_on(tmp_path):
     with serving(tmp_path, "server_apps:asgi", *options) as served:
         pid = fetch(served.address, PATH_INFO="/pid").body
         answer = fetch(served.address, PATH_INFO="/wait", QUERY_STRING=str(tmp_path / "never"))
-        assert answer.status == 500
+        assert answer.status == 504
         assert fetch(served.address, PATH_INFO="/pid").body == pid
 
 
@@ -271,10 +271,15 @@ def test_rotated_logs_are_opened_again(tmp_path, number):
     options = ("--workers", "1", "--access-log", str(access))
     with serving(tmp_path, "server_apps:wsgi", *options) as served:
         fetch(served.address, PATH_INFO="/before")
+        until(lambda: "/before" in access.read_text())
+        workers = served.workers()
         access.rename(tmp_path / "rotated")
         served.signal(number)
-        until(lambda: "generation 2 serves" in served.text)
-        until(lambda: len(served.workers()) == 1)
+        until(lambda: "the logs were opened again" in served.text)
+        if number == signal.SIGHUP:
+            until(lambda: "generation 2 serves" in served.text)
+        else:
+            assert served.workers() == workers, "nobody is replaced for a log"
         fetch(served.address, PATH_INFO="/after")
         until(lambda: access.exists() and "/after" in access.read_text())
         assert "/before" in (tmp_path / "rotated").read_text()

@@ -33,6 +33,8 @@ STRANGERS = {("protocols", "gateways"), ("gateways", "protocols"), ("adapters", 
 """Rooms that know nothing of each other although their floors would let them."""
 
 BESIDE = -1
+INTERFACE = "sapi"
+"""What those beside the house may know of it: its errors."""
 LANDINGS = {3, 4}
 """Floors with a door to what stands beside the house."""
 
@@ -120,6 +122,8 @@ def objection(found: Import) -> str | None:
         return f"imports {found.target}, which stands on no floor"
     if (room(found.file), room(found.target)) in STRANGERS:
         return f"imports {found.target}, a stranger"
+    if here == BESIDE and room(found.target) == INTERFACE:
+        return None
     if here == BESIDE or there == BESIDE:
         if room(found.file) != room(found.target) and not (there == BESIDE and here in LANDINGS):
             return f"imports {found.target} through a wall"

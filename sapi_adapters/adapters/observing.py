@@ -1,0 +1,343 @@
+"""What a worker notes around each request: the scoreboard, its limit of requests, time-outs.
+
+:func:`observe` puts it around a gateway's cycle. It costs every request, so it does no more than
+write one entry of shared memory twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..manager.scoreboard import BEGIN, END, IDLE, RUNNING
+from ..manager.slowlog import Running, stack_of
+from ..sapi import WARNING, request_line
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+    from ..manager.children import Worker
+    from ..manager.config import Pool
+    from ..manager.scoreboard import Slot
+    from ..sapi import Sapi
+
+GATEWAY_TIMEOUT = "504 Gateway Timeout"
+_CANCEL_SECONDS = 5.0
+"""How long a request that was cancelled may take to end; then it is left to itself."""
+SERVICE_UNAVAILABLE = "503 Service Unavailable"
+
+
+class Entry:
+    """One entry of the scoreboard and the request that is in it."""
+
+    __slots__ = (
+        "_at",
+        "_cpu",
+        "_long",
+        "_memory",
+        "count",
+        "exchange",
+        "started",
+        "task",
+        "thread",
+    )
+
+    def __init__(self, slot: Slot, index: int) -> None:
+        self._memory = slot.memory
+        self._at = slot.entry(index)
+        self._cpu = 0.0
+        self._long = False
+        self.count = 0
+        self.started = 0.0
+        self.exchange: Any = None
+        self.thread: int | None = None
+        self.task: asyncio.Task[Any] | None = None
+
+    def begin(self, exchange: Any) -> None:
+        """Note that *exchange* is being served."""
+        get = exchange.environ.get
+        self.count = count = self.count + 1
+        self.started = started = time.monotonic()
+        self.exchange = exchange
+        BEGIN.pack_into(
+            self._memory,
+            self._at,
+            RUNNING,
+            count,
+            started,
+            0.0,
+            0.0,
+            get("REQUEST_METHOD", "").encode("latin-1"),
+            get("CONTENT_LENGTH", "").encode("latin-1"),
+            get("REMOTE_USER", "").encode("latin-1"),
+            (get("REQUEST_URI") or get("PATH_INFO", "")).encode("latin-1"),
+            get("SCRIPT_FILENAME", "").encode("latin-1"),
+        )
+        exchange.note_stage = self.note_stage
+        if self._long:
+            self._cpu = time.thread_time()
+
+    def note_stage(self, stage: int) -> None:
+        """Show *stage*: the response is being ended, or is complete."""
+        self._memory[self._at] = stage
+
+    def end(self) -> None:
+        """Note that the request is over.
+
+        Reading the CPU clock costs as much as all the rest, so it is read around a request only
+        after one that took a millisecond.
+        """
+        self.exchange = None
+        now = time.monotonic()
+        cpu = time.thread_time() - self._cpu if self._long else 0.0
+        END.pack_into(self._memory, self._at, IDLE, self.count, self.started, now, cpu)
+        self._long = now - self.started > 0.001
+
+
+class Limit:
+    """Counts requests to *last*; then the worker leaves. Its master hears of it in good time."""
+
+    def __init__(self, sapi: Sapi, worker: Worker, last: int) -> None:
+        self._sapi = sapi
+        self._worker = worker
+        self._last = last
+        self._begun = itertools.count(1)
+        self._ended = itertools.count(1)
+        self._look = max(1, last // 2)
+        self._since = time.monotonic()
+        self._start_took = self._since - worker.started
+
+    def begin(self) -> None:
+        """Count a request; when the rest takes no longer than a worker's start, say so."""
+        number = next(self._begun)
+        if number < self._look:
+            return
+        rate = number / max(1e-6, time.monotonic() - self._since)
+        ahead = self._last - number - 2 * rate * self._start_took
+        if ahead <= 0:
+            self._look = self._last + (1 << 60)
+            self._worker.last_requests()
+        else:
+            self._look = number + max(1, int(ahead / 2))
+
+    def end(self) -> None:
+        """Count its end; after the last one the worker ends."""
+        if next(self._ended) >= self._last:
+            self._sapi.terminate_process()
+
+
+class Observed:
+    """Puts notes around *cycle*: one entry of *slot* for each request that runs.
+
+    *terminate_after* is the pool's request_terminate_timeout.
+    """
+
+    def __init__(self, cycle: Callable[[Any], Any], slot: Slot, terminate_after: float) -> None:
+        self.cycle = cycle
+        self.limit: Limit | None = None
+        self._terminate_after = terminate_after
+        self._slot = slot
+        self._entries: list[Entry] = []
+
+    def _entry(self, index: int) -> Entry:
+        entry = Entry(self._slot, index)
+        self._entries.append(entry)
+        return entry
+
+    def __call__(self, exchange: Any) -> Any:
+        """Serve *exchange*; awaitable under the event server."""
+        raise NotImplementedError
+
+    def running(self) -> Iterator[Entry]:
+        """Return the entries of the requests that run now."""
+        return (entry for entry in list(self._entries) if entry.exchange is not None)
+
+    def describe(self) -> list[Running]:
+        """Return what runs now, for the slow log. Called in a signal handler: takes no lock."""
+        found = []
+        for entry in list(self._entries):
+            exchange = entry.exchange
+            if exchange is not None:
+                line = request_line(exchange.environ)
+                script = exchange.environ.get("SCRIPT_FILENAME", "")
+                found.append(Running(entry.started, line, script, entry.thread, entry.task))
+        return found
+
+    def blame_all(self) -> None:
+        """Say which requests end with the worker; their clients get an error that says why."""
+        for entry in self.running():
+            exchange = entry.exchange
+            if exchange is not None and not exchange.ended:
+                self.blame(entry, exchange)
+
+    def cut_all(self) -> None:
+        """The same, and end them here: their threads do not come to it."""
+        for entry in self.running():
+            exchange = entry.exchange
+            if exchange is not None and not exchange.ended:
+                self.blame(entry, exchange)
+                exchange.cut()
+
+    def blame(self, entry: Entry, exchange: Any) -> None:
+        """Log that *exchange* is given up, and let its client know why."""
+        late = time.monotonic() - entry.started
+        timed_out = self._terminate_after and late >= self._terminate_after
+        exchange.failure_status = GATEWAY_TIMEOUT if timed_out else SERVICE_UNAVAILABLE
+        exchange.sapi.log_message(
+            f"{request_line(exchange.environ)} was given up after {late:.1f} s:"
+            f" {'request_terminate_timeout' if timed_out else 'the worker was told to end'}"
+        )
+
+
+class Blocking(Observed):
+    """For a server that serves one request at a time."""
+
+    def __init__(self, cycle: Callable[[Any], Any], slot: Slot, terminate_after: float) -> None:
+        super().__init__(cycle, slot, terminate_after)
+        self._only = self._entry(0)
+        self._only.thread = threading.get_ident()
+
+    def __call__(self, exchange: Any) -> None:
+        entry = self._only
+        if self.limit is not None:
+            self.limit.begin()
+        entry.begin(exchange)
+        try:
+            self.cycle(exchange)
+        finally:
+            entry.end()
+            if self.limit is not None:
+                self.limit.end()
+
+
+class Threaded(Observed):
+    """For a server of threads: each has its own entry."""
+
+    def __init__(self, cycle: Callable[[Any], Any], slot: Slot, terminate_after: float) -> None:
+        super().__init__(cycle, slot, terminate_after)
+        self._numbers = itertools.count()
+        self._own = threading.local()
+
+    def __call__(self, exchange: Any) -> None:
+        entry: Entry | None = getattr(self._own, "entry", None)
+        if entry is None:
+            # The main thread, which serves what is left at the end, comes after all others.
+            entry = self._own.entry = self._entry_of_thread()
+        if self.limit is not None:
+            self.limit.begin()
+        entry.begin(exchange)
+        try:
+            self.cycle(exchange)
+        finally:
+            entry.end()
+            if self.limit is not None:
+                self.limit.end()
+
+    def _entry_of_thread(self) -> Entry:
+        number = next(self._numbers)
+        entry = self._entry(number) if number < self._slot.capacity else self._entries[0]
+        entry.thread = threading.get_ident()
+        return entry
+
+
+class Awaited(Observed):
+    """For the event server: entries are taken and given back; the last one counts those beyond."""
+
+    def __init__(
+        self, cycle: Callable[[Any], Any], slot: Slot, terminate_after: float, sapi: Sapi
+    ) -> None:
+        super().__init__(cycle, slot, terminate_after)
+        self._sapi = sapi
+        self._free = [self._entry(n) for n in range(slot.capacity - 1, -1, -1)]
+        self._beyond = self._free.pop(0)
+        self._crowd = 0
+
+    async def __call__(self, exchange: Any) -> None:
+        import asyncio
+
+        free = self._free
+        entry = free.pop() if free else self._beyond
+        if self.limit is not None:
+            self.limit.begin()
+        entry.begin(exchange)
+        entry.task = asyncio.current_task()
+        self._crowd += entry is self._beyond
+        try:
+            if self._terminate_after:
+                await self._within(entry, exchange)
+            else:
+                await self.cycle(exchange)
+        except asyncio.CancelledError:
+            if not exchange.ended:
+                self.blame(entry, exchange)
+                exchange.cut()
+            raise
+        finally:
+            entry.task = None
+            if entry is not self._beyond:
+                entry.end()
+                free.append(entry)
+            else:
+                self._crowd -= 1
+                if not self._crowd:
+                    entry.end()
+            if self.limit is not None:
+                self.limit.end()
+
+    async def _within(self, entry: Entry, exchange: Any) -> None:
+        """Run the cycle; when it takes too long it is cancelled, and the others go on."""
+        import asyncio
+
+        task = entry.task = asyncio.ensure_future(self.cycle(exchange))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=self._terminate_after)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if done:
+            task.result()
+            return
+        others = [o for o in self.running() if o.exchange not in (exchange, None)]
+        if not exchange.ended:
+            self.blame(entry, exchange)
+        stack = "\n".join(["it was here:", *stack_of(task)])
+        lines = "; ".join(request_line(other.exchange.environ) for other in others)
+        beside = f"\nbeside it ran, and go on: {lines}" if others else ""
+        self._sapi.log_message(f"{stack}{beside}", WARNING)
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_SECONDS)
+        if not exchange.ended:
+            exchange.cut()
+
+
+def observe(
+    cycle: Callable[[Any], Any],
+    sapi: Sapi,
+    worker: Worker,
+    pool: Pool,
+    *,
+    asynchronous: bool,
+    threads: int,
+    capacity: int,
+) -> Observed:
+    """Return *cycle* with what is to be noted around each request of *worker*."""
+    slot = worker.slot
+    assert slot is not None  # noqa: S101 - a worker without a master has one of its own
+    slot.set_capacity(capacity)
+    limit = pool.request_terminate_timeout
+    observed: Observed
+    if asynchronous:
+        observed = Awaited(cycle, slot, limit, sapi)
+    elif threads > 1:
+        observed = Threaded(cycle, slot, limit)
+    else:
+        observed = Blocking(cycle, slot, limit)
+    last = pool.pm_max_requests
+    if last:
+        jitter = min(pool.pm_max_requests_jitter, last - 1)
+        observed.limit = Limit(sapi, worker, last - random.randint(0, jitter))  # noqa: S311
+    return observed

@@ -1,0 +1,194 @@
+"""The process tree: a master over one or more pools, or a single process without a master.
+
+What the command line says and what a configuration file says meet here: both are a
+:class:`~sapi_adapters.manager.config.Global` and SAPIs with their pools.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from ..manager.children import BROKEN, Terminated, Worker
+from ..manager.config import check
+from ..manager.daemon import daemonize, remove_pid, write_pid
+from ..manager.log import ErrorLog
+from ..manager.master import Master
+from ..manager.systemd import Notifier
+from ..sapi import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..manager.config import Global
+    from ..servers.listener import Listener
+    from .server import ServerSapi
+
+    Reconfigure = Callable[[], tuple[Global, Sequence["ServerSapi"]]]
+
+
+def run_pools(
+    config: Global, sapis: Sequence[ServerSapi], reconfigure: Reconfigure | None = None
+) -> int:
+    """Serve every pool until a signal ends it; return the exit status.
+
+    In a forked worker this never returns. *reconfigure* reads the configuration anew for a
+    reload. Raises :class:`ConfigurationError` before anything is served.
+    """
+    if reconfigure is None:  # a file was checked; flags may make root serve, as containers do
+        check(config, root=os.geteuid() == 0, allow_root=True)
+    report = daemonize() if config.daemonize else None
+    try:
+        return _Tree(config, sapis, reconfigure, report).run()
+    except ConfigurationError as error:
+        if report is None:
+            raise
+        report(2, f"serve: {error}\n")
+        return 2
+
+
+class _Tree:
+    """One run of :func:`run_pools`."""
+
+    def __init__(
+        self,
+        config: Global,
+        sapis: Sequence[ServerSapi],
+        reconfigure: Reconfigure | None,
+        report: Callable[[int, str], None] | None,
+    ) -> None:
+        self._config = config
+        self._sapis = _with_twins(sapis)
+        self._first = sapis[0]
+        self._read_again = reconfigure
+        self._report = report
+        self._log = _open_log(config)
+        self._notifier = Notifier()
+        self._opened: list[ServerSapi] = []
+
+    def run(self) -> int:
+        """Open everything and serve."""
+        outcome: Worker | int = 1
+        pid = self._config.pid
+        written = False
+        try:
+            self._start()
+            if pid is not None:
+                write_pid(pid)
+                written = True
+            if len(self._sapis) > 1 or self._first.needs_master():
+                outcome = self._master().run()
+            else:
+                status = self._first.work(Worker())
+                outcome = 1 if status == BROKEN else status
+        except Terminated:
+            outcome = 0
+        finally:
+            if not isinstance(outcome, Worker):
+                if written and pid is not None:
+                    remove_pid(pid)
+                for sapi in self._sapis:
+                    sapi.retire(None)
+                if self._opened:
+                    self._first.module_shutdown()
+        return self._be(outcome) if isinstance(outcome, Worker) else outcome
+
+    def _start(self) -> None:
+        """Open sockets and logs, and run module start-up, once for the whole tree."""
+        for sapi in self._sapis:
+            sapi.log = self._log
+            if sapi is self._first:
+                sapi.module_startup()
+            else:
+                sapi.startup()
+            self._opened.append(sapi)
+        for warning in self._config.warnings:
+            self._log.log(warning, "warning")
+
+    def _be(self, worker: Worker) -> NoReturn:
+        """Be *worker*, to its end."""
+        sapi: ServerSapi = worker.service
+        sapi.take_process(self._first)
+        try:
+            status = sapi.work(worker)
+        except Terminated:
+            status = 0
+        except BaseException:
+            sapi.log_exception("internal: a worker ends")
+            status = 1
+        sapi.module_shutdown()
+        worker.exit(status)
+
+    # -- what the master calls
+
+    def _master(self) -> Master:
+        return Master(
+            self._config,
+            self._sapis,
+            self._log,
+            reconfigure=self._reconfigure if self._read_again is not None else None,
+            ready=self._ready,
+            reopen=self._reopen,
+            notifier=self._notifier,
+        )
+
+    def _ready(self, how: str) -> None:
+        if self._read_again is None:
+            self._first.announce(how)
+        else:
+            self._log.log(f"serving {len(self._sapis)} pools, pid {os.getpid()}", "notice")
+        self._log.log("ready to handle connections", "notice")
+        if self._report is not None:
+            self._report(0, "")
+            self._report = None
+
+    def _reopen(self) -> None:
+        if self._config.error_log not in (None, "syslog"):
+            self._log.reopen()
+            os.dup2(self._log.fileno(), 2)
+
+    def _reconfigure(self) -> tuple[Global, Sequence[ServerSapi]]:
+        """Read the configuration, and open what it names and nobody has open yet."""
+        assert self._read_again is not None  # noqa: S101 - it is not called without
+        config, wanted = self._read_again()
+        current: dict[str, Listener] = {
+            address: each for sapi in self._sapis for address, each in sapi.addresses.items()
+        }
+        sapis = _with_twins(wanted)
+        opened: list[ServerSapi] = []
+        try:
+            for sapi in sapis:
+                sapi.log = self._log
+                sapi.inherit(current)
+                sapi.startup()
+                opened.append(sapi)
+        except ConfigurationError:
+            for sapi in opened:
+                fresh = [each for each in sapi.listeners if each not in current.values()]
+                for listener in fresh:
+                    listener.close()
+            raise
+        self._sapis = sapis
+        return config, sapis
+
+
+def _with_twins(sapis: Sequence[ServerSapi]) -> list[ServerSapi]:
+    """Return *sapis* and the pools that answer for their status."""
+    twins = (sapi.status_twin() for sapi in sapis)
+    return [*sapis, *(twin for twin in twins if twin is not None)]
+
+
+def _open_log(config: Global) -> ErrorLog:
+    """Open the error log; standard error goes there, too."""
+    log = ErrorLog(
+        config.error_log,
+        config.log_level,
+        syslog_ident=config.syslog_ident,
+        syslog_facility=config.syslog_facility,
+        limit=config.log_limit,
+    )
+    if config.error_log not in (None, "syslog"):
+        sys.stderr.flush()
+        os.dup2(log.fileno(), 2)
+    return log

@@ -1,0 +1,550 @@
+"""One pool as the master sees it: its workers, its generations, what becomes of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .children import BROKEN, MISTAKE, READY, Child, Worker, fork
+from .config import ONDEMAND
+from .log import LogFile, WorkerOutput
+from .policy import (
+    Keep,
+    Pace,
+    Promote,
+    Reached,
+    Retire,
+    Settings,
+    Snapshot,
+    Spawn,
+    Tell,
+    Trace,
+    Warn,
+    decide,
+)
+from .scoreboard import IDLE, Scoreboard
+from .slowlog import Trace as Tracing
+from .slowlog import format_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .config import Global, Pool
+    from .log import ErrorLog
+    from .policy import Action
+    from .slowlog import Dump
+
+_CRASHES = (-signal.SIGSEGV, -signal.SIGBUS)
+_SHORT = 1.0
+"""A worker that ends within so many seconds by itself failed to start, in effect."""
+
+
+class Service(Protocol):
+    """What a pool's workers are for. The master never looks into it; a worker gets it back."""
+
+    pool: Pool
+    listeners: list[Any]
+    """Each with ``fd``, ``queue()`` and ``lost()``, see servers/listener.py."""
+
+    def log_descriptors(self) -> list[int]:
+        """Return what a worker's logs are written to, after they were opened again."""
+
+    def retire(self, successor: Any) -> None:
+        """Close what *successor*, which serves now, does not use; everything when it is None."""
+
+    def abandon(self) -> None:
+        """Close everything, in a worker of another pool."""
+
+    def rebind(self, forget: Callable[[int], None]) -> None:
+        """Listen again where a socket file is lost; *forget* as for :class:`Group`."""
+
+
+def settings_of(pool: Pool, config: Global) -> Settings:
+    """Return the numbers that :func:`~sapi_adapters.manager.policy.decide` works with."""
+    return Settings(
+        pool.pm_max_children,
+        pm=pool.pm,
+        start=pool.pm_start_servers or 1,
+        min_spare=pool.pm_min_spare_servers,
+        max_spare=pool.pm_max_spare_servers,
+        max_spawn_rate=pool.pm_max_spawn_rate,
+        idle_timeout=pool.pm_process_idle_timeout,
+        slow_after=pool.request_slowlog_timeout,
+        request_timeout=pool.request_terminate_timeout,
+        max_memory=pool.pm_max_memory,
+        grace=config.process_control_timeout,
+    )
+
+
+class Group:
+    """The workers of one pool.
+
+    *alone* is whether it is the only pool. *forget* is called with each listener's descriptor
+    before it is closed.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        config: Global,
+        log: ErrorLog,
+        *,
+        alone: bool,
+        forget: Callable[[int], None] = lambda fd: None,
+    ) -> None:
+        self.service = service
+        self.name = service.pool.name
+        self.settings = settings_of(service.pool, config)
+        self.children: dict[int, Child] = {}
+        self.generation = self.next_generation = 1
+        self.next_service = service
+        self.next_settings = self.settings
+        self.failures = 0
+        self.pace = Pace(self.settings.first_target())
+        self.arrivals = 0
+        self.announced = False
+        """A worker of it has been ready once, or it waits for connections."""
+        self.fatal: int | None = None
+        """The exit status for the master when the pool cannot start at all."""
+        self.failure = ""
+        """Why the last reload or start failed."""
+        self.crashes: list[float] = []
+        """When workers were killed by SEGV or BUS."""
+        self._alone = alone
+        self._config = config
+        self._log = log
+        self._tracing: dict[int, _Traced] = {}
+        self._slowlog: LogFile | None = None
+        self._open_slowlog(service)
+        self._forget = forget
+        self._last_failure = 0.0
+        self._next_target = 0
+        self._number = 0
+        self._no_room = False
+        self._retired = 0
+        self._dropped = 0
+        self.board = self._make_board(service)
+        self.board.head.started = time.time()
+        self.board.head.started_clock = time.monotonic()
+        self._publish()
+        if self.settings.pm == ONDEMAND:
+            self.announced = True
+
+    def _make_board(self, service: Service) -> Scoreboard:
+        size = _slots(service)
+        self._free = list(range(size - 1, -1, -1))
+        return Scoreboard(size)
+
+    def log(self, message: str, level: str = "notice") -> None:
+        """Say *message* of this pool."""
+        self._log.log(message if self._alone else f"[pool {self.name}] {message}", level)
+
+    @property
+    def reloading(self) -> bool:
+        """Whether another generation is being started."""
+        return self.next_generation != self.generation
+
+    @property
+    def ready(self) -> int:
+        """How many workers of the serving generation accept."""
+        return sum(
+            c.state == READY and c.generation == self.generation for c in self.children.values()
+        )
+
+    # -- what the master asks for
+
+    def reload(self, service: Service, config: Global) -> None:
+        """Start another generation, of *service*."""
+        if self.reloading:
+            self._drop_next(service)  # a newer reload replaces one that is under way
+        self._config = config
+        self.next_service = service
+        self.next_settings = settings_of(service.pool, config)
+        self.next_generation = max(self.generation, self._newest()) + 1
+        running = sum(
+            c.generation == self.generation and not c.told for c in self.children.values()
+        )
+        self._next_target = self.next_settings.next_target(running)
+        self.failures = 0
+        if _slots(service) > self.board.size:
+            head = self.board.head
+            self.board.close()
+            self.board = self._make_board(service)
+            self.board.head = head
+        self.log(f"reloading: generation {self.next_generation}", "notice")
+
+    def _newest(self) -> int:
+        return max((c.generation for c in self.children.values()), default=0)
+
+    def act(self, now: float, *, stopping: str, tick: bool, room: int) -> Worker | None:
+        """Do what the policy decides; return the worker in a child that was forked for it."""
+        if tick:
+            self._look_around()
+        settings = self.next_settings if self.reloading else self.settings
+        finishing = self.service.pool.request_terminate_timeout_track_finished
+        snapshot = Snapshot(
+            self.generation,
+            self.next_generation,
+            [child.view(now, finishing) for child in self.children.values()],
+            self.pace,
+            next_target=self._next_target,
+            failures=self.failures,
+            last_failure=self._last_failure,
+            stopping=stopping,
+            tick=tick,
+            arrivals=self.arrivals,
+            waiting=tick and self.settings.pm == ONDEMAND and self.board.head.listen_queue > 0,
+            room=room,
+        )
+        self.arrivals = 0
+        for action in decide(settings, snapshot, now):
+            worker = self._do(action)
+            if worker is not None:
+                return worker
+        return None
+
+    def _do(self, action: Action) -> Worker | None:
+        if isinstance(action, Spawn):
+            return self._spawn(action.generation)
+        if isinstance(action, Promote):
+            self._promote()
+        elif isinstance(action, Keep):
+            self.pace = action.pace
+        elif isinstance(action, Reached):
+            self.board.head.max_children_reached += 1
+            self.log(
+                f"server reached pm.max_children ({self.settings.workers}), consider raising it",
+                "warning",
+            )
+        elif isinstance(action, Warn):
+            if not action.text.startswith("process.max") or not self._no_room:
+                self.log(action.text, "warning")
+            self._no_room = action.text.startswith("process.max")
+        else:
+            child = next(c for c in self.children.values() if c.number == action.number)
+            if isinstance(action, Retire):
+                child.retiring = action.why
+                size = f"{child.memory / 1048576:.0f} MiB"
+                self.log(f"worker {child.pid} has grown to {size}: another takes its place")
+            elif isinstance(action, Trace):
+                self._trace(child, f"is slow, for {action.seconds:.1f} s", then="")
+            elif isinstance(action, Tell):
+                self._tell(child, action)
+        return None
+
+    def _tell(self, child: Child, action: Tell) -> None:
+        if action.why:
+            level = "debug" if action.what == "QUIT" else "warning"
+            self.log(f"worker {child.pid}: {action.why}: {action.what}", level)
+        late = action.what == "TERM" and "took longer" in action.why
+        if late and self._trace(child, "execution timed out", then="TERM"):
+            child.tell(action.what, send=False)  # once it has said where it is
+        else:
+            child.tell(action.what)
+
+    # -- slow requests
+
+    def _open_slowlog(self, service: Service) -> None:
+        path = service.pool.slowlog
+        if path is not None:
+            self._slowlog = LogFile(path, lambda lines, why: b"+++ %d lines were dropped\n" % lines)
+
+    def reopen(self) -> list[int]:
+        """Open the pool's logs again; return what a worker is to write to."""
+        if self._slowlog is not None:
+            self._slowlog.reopen()
+        return self.service.log_descriptors()
+
+    def _trace(self, child: Child, why: str, *, then: str) -> bool:
+        """Ask *child* where it is; *then* it gets that signal. False when it cannot be asked."""
+        now = time.monotonic()
+        slowest, since = 0, now
+        for index, (stage, begun, began, _) in enumerate(child.slot.times()):
+            if stage <= IDLE or not child.started <= began <= now:
+                continue
+            if began < since:
+                slowest, since = index, began
+            slow = self.settings.slow_after and now - began >= self.settings.slow_after
+            if slow and (index, begun) not in child.traced:
+                child.traced.add((index, begun))
+                self.board.head.slow += 1
+        if child.trace_fd < 0:
+            return False
+        if child.pid in self._tracing:
+            self._tracing[child.pid].then = then
+            return True
+        request = child.slot.request(slowest)
+        line = f"{request.method} {request.uri}"
+        self.log(f"worker {child.pid}: {line} {why}", "warning")
+        tracing = Tracing(child.pid, child.trace_fd, now)
+        self._tracing[child.pid] = _Traced(
+            child, tracing, line, request.script or self.service.pool.app, then
+        )
+        return True
+
+    @property
+    def tracing(self) -> bool:
+        """Whether a worker's answer is waited for."""
+        return bool(self._tracing)
+
+    def look_at_traces(self, now: float) -> None:
+        """Write the stacks that have come."""
+        for pid, traced in list(self._tracing.items()):
+            dump = traced.tracing.poll(now)
+            if dump is not None:
+                del self._tracing[pid]
+                self._write_trace(traced, dump)
+                if traced.then and pid in self.children:
+                    traced.child.signal(getattr(signal, f"SIG{traced.then}"))
+
+    def _write_trace(self, traced: _Traced, dump: Dump) -> None:
+        depth = self.service.pool.request_slowlog_trace_depth
+        record = format_record(
+            self.name, traced.child.pid, time.time(), traced.script, traced.line, dump, depth
+        )
+        if self._slowlog is not None:
+            self._slowlog.write(record.encode("utf-8", "backslashreplace"))
+        if self._slowlog is None or traced.then:
+            self.log(
+                "worker " + record.partition("pid ")[2].replace("\n", " was here:\n", 1), "warning"
+            )
+
+    def _promote(self) -> None:
+        self.generation = self.next_generation
+        old, self.service = self.service, self.next_service
+        self.settings = self.next_settings
+        self.pace = Pace(self._next_target)
+        self._open_slowlog(self.service)
+        self.failure = ""
+        self.board.head.reloads += 1
+        self.board.head.last_failure = ""
+        self.log(f"generation {self.generation} serves", "notice")
+        self._retire(old)
+        self._publish()
+
+    # -- workers
+
+    def _spawn(self, generation: int) -> Worker | None:
+        self._number += 1
+        board, index = self.board, -1
+        if self._free:
+            index = self._free.pop()
+        else:
+            board, index = Scoreboard(1), 0
+        try:
+            service = self.next_service if self._is_next(generation) else self.service
+            settings = self.next_settings if self._is_next(generation) else self.settings
+            process = fork(
+                self._number,
+                generation,
+                board,
+                index,
+                catch=service.pool.catch_workers_output,
+                trace=bool(settings.slow_after or settings.request_timeout),
+            )
+        except OSError as error:
+            if board is self.board:
+                self._free.append(index)
+            self.failures += 1
+            self._last_failure = time.monotonic()
+            self.log(f"fork: {error.strerror}", "error")
+            return None
+        if isinstance(process, Worker):
+            process.service = service
+            return process
+        self.children[process.pid] = process
+        self.log(f"worker {process.pid} started", "debug")
+        return None
+
+    def _is_next(self, generation: int) -> bool:
+        return self.reloading and generation == self.next_generation
+
+    def hear(self, child: Child) -> bool:
+        """Take what *child* says; return whether it may say more."""
+        for message in child.messages():
+            kind = message[:1]
+            if kind == b"R":
+                child.is_ready(message)
+                self.announced = True
+                if child.generation == self.next_generation:
+                    self.failures = 0
+            elif kind == b"F":
+                child.failure = message[1:].decode("utf-8", "replace")
+            elif kind == b"N":
+                child.retiring = child.retiring or "requests"
+            elif kind == b"A":
+                self.wants_reload = True
+            elif kind == b"D" and message[1:].isdigit():
+                self._dropped += max(0, int(message[1:]) - child.dropped)
+                child.dropped = int(message[1:])
+            elif not message:
+                return False
+        return True
+
+    wants_reload = False
+    """A worker asked for a reload: a source file changed."""
+
+    def ended(self, child: Child, code: int, *, stopping: bool) -> None:
+        """Take note that *child* has ended."""
+        self.hear(child)
+        child.link.close()
+        traced = self._tracing.pop(child.pid, None)
+        if traced is not None:
+            dump = traced.tracing.poll(float("inf"))  # what it still said
+            if dump is not None:
+                self._write_trace(traced, dump)
+        if child.trace_fd >= 0:
+            os.close(child.trace_fd)
+        del self.children[child.pid]
+        head = self.board.head
+        head.lost += child.slot.active()
+        self._retired += child.slot.begun()
+        if child.slot.memory is self.board.memory:
+            self._free.append(child.index)
+            self._publish(freed=child.index)
+        else:
+            self._publish()
+        self._judge(child, code, stopping)
+
+    def _judge(self, child: Child, code: int, stopping: bool) -> None:
+        """Note how a worker ended: as it was told, by itself, or badly."""
+        how = f"exited with status {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+        lived = time.monotonic() - child.started
+        said = f"worker {child.pid} {how} after {lived:.1f} s"
+        if code in _CRASHES:
+            self.crashes.append(time.monotonic())
+        if child.told or stopping:
+            self.log(said, "debug")
+        elif child.state == READY and (lived > _SHORT or code == 0):
+            self.log(said, "notice" if code == 0 else "warning")
+        else:
+            self._failed(child, code, said)
+
+    def _failed(self, child: Child, code: int, said: str) -> None:
+        """A worker ended before it was of use."""
+        self.failures += 1
+        self._last_failure = time.monotonic()
+        if self._is_next(child.generation):
+            self.failure = child.failure or said
+            self.log(
+                f"reload failed: {said} before it was ready;"
+                f" generation {self.generation} goes on serving"
+                + (f"\n{child.failure}" if child.failure else ""),
+                "error",
+            )
+            self.abandon(self.failure)
+        elif code in (MISTAKE, BROKEN) and not self.announced:
+            first, self.failure = not self.failure, child.failure
+            if self._alone:
+                self.fatal = MISTAKE if code == MISTAKE else 1
+            elif first:
+                self.log(f"the pool cannot start: {child.failure}", "error")
+        else:
+            self.log(
+                said
+                + ("" if child.state == READY else " before it was ready")
+                + (f"\n{child.failure}" if child.failure else ""),
+                "error" if child.state != READY else "warning",
+            )
+
+    def abandon(self, why: str) -> None:
+        """Give up the next generation; the one that serves goes on."""
+        self._drop_next(self.service)
+        self.board.head.failed_reloads += 1
+        self.board.head.last_failure = self.failure = why
+        self.failures = 0
+        self._publish()
+
+    def _drop_next(self, instead: Service) -> None:
+        for child in self.children.values():
+            if child.generation == self.next_generation and not child.told:
+                child.tell("TERM")
+        if self.next_service is not instead:
+            self._retire(self.next_service)
+        self.next_service, self.next_settings = self.service, self.settings
+        self.next_generation = self.generation
+
+    def _retire(self, service: Service) -> None:
+        """Let go of *service*, unless it serves."""
+        if service is self.service:
+            return
+        kept = {listener.fd for listener in self.service.listeners}
+        for listener in service.listeners:
+            if listener.fd not in kept:
+                self._forget(listener.fd)
+        service.retire(self.service)
+
+    def close(self) -> None:
+        """The pool is no more: its sockets go."""
+        for listener in self.service.listeners:
+            self._forget(listener.fd)
+        self.service.retire(None)
+        self.board.close()
+
+    # -- the scoreboard
+
+    def output_of(self, child: Child, stream: str) -> WorkerOutput:
+        """Return what takes the output of *child*."""
+        decorate = self.service.pool.decorate_workers_output
+        return WorkerOutput(self._log, self.name, child.pid, stream, decorate=decorate)
+
+    def lost_sockets(self) -> bool:
+        """Listen again where a socket file was deleted; tell whether there was one."""
+        lost = [each for each in self.service.listeners if each.lost()]
+        if not lost:
+            return False
+        for each in lost:
+            self.log(f"the socket {each.path} was deleted or replaced: listening anew", "warning")
+        self.service.rebind(self._forget)
+        return True
+
+    def _look_around(self) -> None:
+        """Once per tick: sizes of workers, queues, peaks."""
+        head = self.board.head
+        active = 0
+        for child in self.children.values():
+            child.show()
+            head.memory_peak = max(head.memory_peak, child.memory)
+            active += child.slot.active() >= child.slot.capacity
+        head.max_active = max(head.max_active, active)
+        waiting = limit = 0
+        for listener in self.service.listeners:
+            queue = listener.queue()
+            if queue is not None:
+                waiting, limit = waiting + queue[0], limit + queue[1]
+        head.listen_queue, head.listen_queue_len = waiting, limit
+        head.max_listen_queue = max(head.max_listen_queue, waiting)
+        self._publish()
+
+    def _publish(self, freed: int | None = None) -> None:
+        head = self.board.head
+        head.generation = self.generation
+        head.dropped = self._dropped + (self._log.dropped if self._alone else 0)
+        foreign = [c for c in self.children.values() if c.slot.memory is not self.board.memory]
+        head.accepted = self._retired + sum(c.slot.begun() for c in foreign)
+        self.board.publish(freed)
+
+
+class _Traced:
+    """A worker that was asked where it is."""
+
+    def __init__(self, child: Child, tracing: Tracing, line: str, script: str, then: str) -> None:
+        self.child = child
+        self.tracing = tracing
+        self.line = line
+        self.script = script
+        self.then = then
+
+
+def _slots(service: Service) -> int:
+    """Return the size of the scoreboard: generations overlap, and leaving ones may stay long."""
+    return 16 * service.pool.pm_max_children + 16
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
