@@ -164,6 +164,8 @@ def _preload() -> None:
     import traceback  # noqa: F401
 
     from .gateways import asgi, wsgi  # noqa: F401
+    from .manager.status import page
     from .servers import blocking, event, threaded  # noqa: F401
 
+    page()
     event.new_event_loop().close()

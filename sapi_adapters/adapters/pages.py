@@ -77,6 +77,10 @@ class AsyncPagesGateway(PagesGateway):
 
     asynchronous = True
 
+    def __init__(self, gateway: Any, pages: Pages) -> None:
+        super().__init__(gateway, pages)
+        self.lifespan = gateway.lifespan
+
     async def __call__(self, exchange: Any) -> None:  # type: ignore[override]
         if self._pages.answer(exchange):
             await exchange.finish()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from copy import copy, deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..manager.children import BROKEN, MISTAKE, Worker
@@ -91,8 +92,6 @@ class ServerSapi(Sapi):
         variables = os.environ if environ is None else environ
         self.started_by_server = False
         self.listeners: list[Listener] = []
-        self.addresses: dict[str, Listener] = {}
-        """The listeners that were opened by an address of the configuration."""
         self.log: ErrorLog | None = None
         self.load: Load = _nothing
         self._where: tuple[str | None, str | None, int | None] = (socket, bind, fd)
@@ -222,7 +221,7 @@ class ServerSapi(Sapi):
         twin.pool.request_slowlog_timeout = twin.pool.request_terminate_timeout = 0.0
         twin._where = (None, None, None)
         twin._pages_of = self.pool
-        twin.listeners, twin.addresses = [], {}
+        twin.listeners = []
         twin.threads = 1
         return twin
 
@@ -247,10 +246,11 @@ class ServerSapi(Sapi):
         if self._access_log is not None:
             self._access_log.close()
 
-    def abandon(self) -> None:
-        """Close the sockets in a worker of another pool."""
+    def abandon(self, serving: Any) -> None:
+        """Close, in a worker of *serving*, the sockets that it does not use."""
         for each in self.listeners:
-            each.close(remove=False)
+            if each not in serving.listeners:
+                each.close(remove=False)
 
     def rebind(self, forget: Callable[[int], None]) -> None:
         """Listen again where a socket file is lost."""
@@ -258,11 +258,10 @@ class ServerSapi(Sapi):
             if each.lost():
                 assert each.path is not None  # noqa: S101 - only files are lost
                 fresh = self._bind_unix(each.path)
-                fresh.allows = each.allows
+                fresh.allows, fresh.label = each.allows, each.label
                 forget(each.fd)
                 each.close(remove=False)
                 self.listeners[index] = fresh
-                self.addresses[each.path] = fresh
 
     def log_message(self, message: str, level: str = ERROR) -> None:
         if self.log is None:
@@ -440,7 +439,7 @@ class ServerSapi(Sapi):
     # -- sockets
 
     def inherit(self, listeners: Mapping[str, Listener]) -> None:
-        """Take over, at :meth:`startup`, those of *listeners*, by address, that are wanted."""
+        """Take over, at :meth:`startup`, those of *listeners*, by label, that are wanted."""
         self._inherited = dict(listeners)
 
     def _bind_unix(self, path: str) -> Listener:
@@ -463,22 +462,24 @@ class ServerSapi(Sapi):
                 socket = listen
             else:
                 bind = listen
-        found = []
-        for address, open_it in ((socket, self._bind_unix), (bind, self._bind_tcp)):
-            if address is not None:
-                inherited = self._inherited.get(address)
-                if inherited is not None and not inherited.lost():
-                    found.append(inherited)
-                else:
-                    found.append(open_it(address))
-                self.addresses[address] = found[-1]
+        found = [
+            self._inherited_or(address, partial(open_it, address))
+            for address, open_it in ((socket, self._bind_unix), (bind, self._bind_tcp))
+            if address is not None
+        ]
         if fd is not None:
-            found.append(listener.inherit(fd))
+            found.append(self._inherited_or(f"descriptor {fd}", partial(listener.inherit, fd)))
+        if not found:
+            found = [each for name, each in self._inherited.items() if name.startswith("given ")]
+            self.started_by_server = self.split = "given by a server" in self._inherited
         if not found:
             found = listener.from_systemd()
+            for index, each in enumerate(found):
+                each.label = f"given by systemd {index}"
         if not found and listener.is_listening(0):
             _fill_standard_descriptors()
             found.append(listener.inherit(0))
+            found[0].label = "given by a server"
             self.started_by_server = self.split = True
         if not found:
             raise ConfigurationError(
@@ -488,6 +489,14 @@ class ServerSapi(Sapi):
 
     def _bind_tcp(self, address: str) -> Listener:
         return listener.bind_tcp(address, backlog=self.pool.listen_backlog)
+
+    def _inherited_or(self, label: str, open_it: Callable[[], Listener]) -> Listener:
+        """Return the listener that is known as *label*, or a new one."""
+        found = self._inherited.get(label)
+        if found is None or found.lost():
+            found = open_it()
+            found.label = label
+        return found
 
 
 def _nothing() -> Gateway:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..manager.children import BROKEN, Terminated, Worker
 from ..manager.config import check
@@ -16,7 +16,9 @@ from ..manager.daemon import daemonize, remove_pid, write_pid
 from ..manager.log import ErrorLog
 from ..manager.master import Master
 from ..manager.systemd import Notifier
+from ..manager.upgrade import TRIAL, inherited
 from ..sapi import ConfigurationError
+from ..servers.listener import hand_over, restore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,9 +40,13 @@ def run_pools(
     """
     if reconfigure is None:  # a file was checked; flags may make root serve, as containers do
         check(config, root=os.geteuid() == 0, allow_root=True)
-    report = daemonize() if config.daemonize else None
+    if os.environ.get(TRIAL):  # it would start, which is all that was asked
+        return 0
+    state = inherited()
+    # An earlier program of this process is in the background already.
+    report = daemonize() if config.daemonize and state is None else None
     try:
-        return _Tree(config, sapis, reconfigure, report).run()
+        return _Tree(config, sapis, reconfigure, report, state).run()
     except ConfigurationError as error:
         if report is None:
             raise
@@ -57,6 +63,7 @@ class _Tree:
         sapis: Sequence[ServerSapi],
         reconfigure: Reconfigure | None,
         report: Callable[[int, str], None] | None,
+        state: dict[str, Any] | None,
     ) -> None:
         self._config = config
         self._sapis = _with_twins(sapis)
@@ -66,6 +73,7 @@ class _Tree:
         self._log = _open_log(config)
         self._notifier = Notifier()
         self._opened: list[ServerSapi] = []
+        self._state = state
 
     def run(self) -> int:
         """Open everything and serve."""
@@ -96,13 +104,20 @@ class _Tree:
 
     def _start(self) -> None:
         """Open sockets and logs, and run module start-up, once for the whole tree."""
+        handed = [] if self._state is None else restore(self._state["sockets"])
+        known = {listener.label: listener for listener in handed}
         for sapi in self._sapis:
             sapi.log = self._log
+            sapi.inherit(known)
             if sapi is self._first:
                 sapi.module_startup()
             else:
                 sapi.startup()
             self._opened.append(sapi)
+        used = [listener for sapi in self._sapis for listener in sapi.listeners]
+        for listener in handed:
+            if listener not in used:
+                listener.close()
         for warning in self._config.warnings:
             self._log.log(warning, "warning")
 
@@ -131,7 +146,12 @@ class _Tree:
             ready=self._ready,
             reopen=self._reopen,
             notifier=self._notifier,
+            sockets=self._hand_over,
+            state=self._state,
         )
+
+    def _hand_over(self) -> str:
+        return hand_over(listener for sapi in self._sapis for listener in sapi.listeners)
 
     def _ready(self, how: str) -> None:
         if self._read_again is None:
@@ -153,7 +173,7 @@ class _Tree:
         assert self._read_again is not None  # noqa: S101 - it is not called without
         config, wanted = self._read_again()
         current: dict[str, Listener] = {
-            address: each for sapi in self._sapis for address, each in sapi.addresses.items()
+            each.label: each for sapi in self._sapis for each in sapi.listeners
         }
         sapis = _with_twins(wanted)
         opened: list[ServerSapi] = []

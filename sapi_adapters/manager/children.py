@@ -40,7 +40,7 @@ if sys.platform == "darwin":
     _PACKETS = socket.SOCK_DGRAM
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
-_MANAGED = (
+MANAGED = (
     signal.SIGINT,
     signal.SIGTERM,
     signal.SIGQUIT,
@@ -353,11 +353,11 @@ def fork(
     tracing = slowlog.open_pipe() if trace else (-1, -1)
     sys.stdout.flush()
     sys.stderr.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _MANAGED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, MANAGED)
     try:
         pid = os.fork()
     except OSError:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _MANAGED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, MANAGED)
         ours.close()
         theirs.close()
         for fd in (*(fd for pipe in pipes for fd in pipe), *tracing):
@@ -365,7 +365,7 @@ def fork(
                 os.close(fd)
         raise
     if pid:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _MANAGED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, MANAGED)
         theirs.close()
         child = Child(number, generation, pid, ours, slot, index)
         child.readers = list(
@@ -381,11 +381,11 @@ def fork(
     if catch is not None:
         _redirect_output([writer for _, writer in pipes])
     signal.set_wakeup_fd(-1)
-    for managed in _MANAGED:
+    for managed in MANAGED:
         signal.signal(managed, signal.SIG_DFL)
     for masters in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(masters, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _MANAGED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, MANAGED)
     atexit._clear()  # what the master registered is the master's
     worker = Worker(number, master, theirs, slot)
     worker.trace_fd = tracing[1]

@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..sapi import ConfigurationError
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 
 ORDERS = {
     "reload": signal.SIGHUP,
+    "upgrade": None,
     "reopen": signal.SIGUSR1,
     "quit": signal.SIGQUIT,
     "stop": signal.SIGTERM,
 }
 """What may be asked for, and the signal that does the same without an answer."""
+_ANSWERED_LATER = ("reload", "upgrade")
 _LINE = 4096
 _PEERS = 16
 
@@ -93,7 +96,7 @@ class Control:
             client.close()
             return
         self._clients.append(client)
-        self._waiting.add(client.fileno(), lambda: self._read(client))
+        self._waiting.add(client.fileno(), partial(self._read, client))
 
     def _read(self, client: socket.socket) -> None:
         try:
@@ -104,11 +107,26 @@ class Control:
             self._drop(client)
             return
         self._log(f"asked to {order} over the control socket", "debug")
-        if order == "reload":
+        if order in _ANSWERED_LATER:
             self._asking.append(client)
         self._asked(order)
-        if order != "reload":
+        if order not in _ANSWERED_LATER:
             self._send(client, "ok")
+
+    def asking(self) -> list[int]:
+        """Return the descriptors of those who wait for an answer."""
+        return [client.fileno() for client in self._asking]
+
+    def adopt(self, descriptors: list[int], waiting: Waiting) -> None:
+        """Take over those who asked an earlier program of this process."""
+        self._waiting = waiting
+        for fd in descriptors:
+            client = socket.socket(fileno=fd)
+            client.setblocking(False)
+            client.set_inheritable(False)
+            self._clients.append(client)
+            self._asking.append(client)
+            waiting.add(fd, partial(self._read, client))
 
     def answer(self, text: str) -> None:
         """Tell all who asked for a reload how it ended."""

@@ -230,7 +230,7 @@ class LogFile:
 
 def _open_high(path: str, flags: int) -> int:
     """Open *path*, never as one of the standard descriptors should these be closed."""
-    flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    flags |= os.O_NONBLOCK | os.O_NOCTTY
     fd = os.open(path, flags, 0o640)
     if fd > 2:
         return fd
@@ -300,7 +300,6 @@ class _Syslog(LogFile):
     def _open(self) -> int:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
             try:
-                made.setblocking(False)
                 made.connect(self._path)
                 return fcntl.fcntl(made.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
             except OSError as error:

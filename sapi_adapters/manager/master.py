@@ -29,10 +29,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..sapi import ConfigurationError
+from .children import MANAGED
 from .config import ONDEMAND
 from .control import Control
-from .pool import Group, Service
+from .pool import Gone, Group, Service
 from .systemd import Notifier
+from .upgrade import Program, command, describe_group, execute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,7 +98,8 @@ class Master:
     *log* is the error log. *reconfigure* gives the configuration and the services of
     a reload, of which those that are as before may be the same objects; what it raises
     (:class:`ConfigurationError`) fails the reload. *ready* is called once, when every pool
-    accepts. *reopen* opens the master's own logs again.
+    accepts. *reopen* opens the master's own logs again. *sockets* makes the listening sockets live
+    on in another program and describes them; *state* is what :func:`upgrade.inherited` gave.
     """
 
     def __init__(
@@ -109,6 +112,8 @@ class Master:
         ready: Callable[[str], None] = lambda how: None,
         reopen: Callable[[], None] = lambda: None,
         notifier: Notifier | None = None,
+        sockets: Callable[[], str] = lambda: "",
+        state: dict[str, Any] | None = None,
     ) -> None:
         self._config = config
         self._log = log.log
@@ -131,13 +136,34 @@ class Master:
         self._control = Control(self._asked, log.log)
         self._reload_failures: list[str] = []
         self._reloading = False
+        self._sockets = sockets
+        self._program = Program()
+        known = {} if state is None else {group["name"]: group for group in state["groups"]}
         for service in services:
-            self._groups.append(self._group(service, len(services) == 1))
+            found = known.pop(service.pool.name, None)
+            self._groups.append(self._group(service, len(services) == 1, found))
+        for name, found in known.items():  # pools that the new program's configuration lacks
+            self._leaving.append(self._group(Gone(name), False, found))
+        if state is not None:
+            self._control.adopt(state["asking"], self._waiting)
+            self._announced = True
+            self._upgraded = True
 
-    def _group(self, service: Service, alone: bool) -> Group:
-        forget = self._waiting.remove
-        group = Group(service, self._config, self._error_log, alone=alone, forget=forget)
+    _upgraded = False
+    """An earlier program's workers serve, and the first thing to do is a reload."""
+
+    def _group(self, service: Service, alone: bool, known: dict[str, Any] | None = None) -> Group:
+        group = Group(
+            service,
+            self._config,
+            self._error_log,
+            alone=alone,
+            forget=self._waiting.remove,
+            known=known,
+        )
         self._watch_arrivals(group)
+        for child in group.children.values():
+            self._listen_to(group, child)
         return group
 
     # -- the loop
@@ -148,6 +174,9 @@ class Master:
         before = self._handle_signals(writer)
         self._waiting.add(reader, partial(_drain, reader))
         self._control.open(self._waiting)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, MANAGED)
+        if self._upgraded:
+            self._take_place()
         try:
             while True:
                 self._act_on_signals()
@@ -189,7 +218,7 @@ class Master:
                 child.close()
             for service in {id(s): s for s in (group.service, group.next_service)}.values():
                 if service is not worker.service:
-                    service.abandon()
+                    service.abandon(worker.service)
 
     def _handle_signals(self, writer: int) -> dict[int, Any]:
         def note(number: int, frame: FrameType | None) -> None:
@@ -218,6 +247,8 @@ class Master:
         """Do what somebody asks for over the control socket."""
         if what == "reload":
             self.reload()
+        elif what == "upgrade":
+            self.upgrade()
         elif what == "reopen":
             self.reopen_logs()
         elif what in ("stop", "quit"):
@@ -254,6 +285,10 @@ class Master:
         if self._stopping:
             self._control.answer("error: the server is stopping")
             return
+        if self._program.changed():
+            self._log("the program itself was replaced: executing it again", "notice")
+            self.upgrade()
+            return
         self._reload_failures = []
         self._reloading = True
         self._notifier.reloading()
@@ -279,6 +314,52 @@ class Master:
                 self._watch_arrivals(group)
         for service in wanted.values():
             self._groups.append(self._group(service, alone=False))
+
+    # -- another program
+
+    def upgrade(self) -> None:
+        """Try the program as it is on the disk now, and become it when it would start."""
+        if self._stopping or self._program.trial:
+            if self._stopping:
+                self._control.answer("error: the server is stopping")
+            return
+        self._log(f"trying the new program: {' '.join(command())}", "notice")
+        self._notifier.reloading()
+        try:
+            self._program.try_it(self._notifier.environment())
+        except ConfigurationError as error:
+            self._upgrade_failed(str(error))
+
+    def _upgrade_failed(self, why: str) -> None:
+        self._log(f"upgrade failed: {why}; this program goes on", "error")
+        for group in self._groups:
+            group.abandon(why)
+        self._notifier.ready(self._summary())
+        self._control.answer(f"error: {why}")
+
+    def _tried(self, code: int) -> None:
+        """The trial has ended."""
+        self._program.trial = 0
+        if self._stopping:
+            return
+        if code != 0:
+            self._upgrade_failed(f"the new program's trial ended with status {code}")
+            return
+        descriptors = self._control.asking()
+        groups = [describe_group(group, descriptors) for group in self._all()]
+        state = {"groups": groups, "asking": self._control.asking(), "sockets": self._sockets()}
+        self._log("executing the new program", "notice")
+        try:
+            execute(state, descriptors, self._notifier.environment())
+        except OSError as error:
+            self._upgrade_failed(f"cannot be executed: {error.strerror}")
+
+    def _take_place(self) -> None:
+        """Put this program's workers in the place of those that were here before."""
+        self._reloading = True
+        for group in self._groups:
+            if group.children:
+                group.reload(group.service, self._config)
 
     def _settle(self) -> None:
         """See whether a start or a reload has come to its end, and say so."""
@@ -382,6 +463,9 @@ class Master:
             if pid == 0:
                 break
             group = next((g for g in self._all() if pid in g.children), None)
+            if pid == self._program.trial:
+                self._tried(os.waitstatus_to_exitcode(status))
+                continue
             if group is None:
                 self._log(f"reaped process {pid}, which is not a worker", "debug")
                 continue
@@ -424,6 +508,8 @@ class Master:
                         self._watch_arrivals(group)
                 except ConfigurationError as error:
                     group.log(f"{error}", "error")
+        if self._program.late(now):
+            self._log("the new program's trial takes too long: KILL", "warning")
         if now >= self._next_watchdog:
             self._notifier.watchdog()
             self._next_watchdog = now + (self._notifier.watchdog_interval or 1e9)

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .children import BROKEN, MISTAKE, READY, Child, Worker, fork
-from .config import ONDEMAND
+from .config import ONDEMAND, Pool
 from .log import LogFile, WorkerOutput
 from .policy import (
     Keep,
@@ -27,11 +27,12 @@ from .policy import (
 from .scoreboard import IDLE, Scoreboard
 from .slowlog import Trace as Tracing
 from .slowlog import format_record
+from .upgrade import board_of, children_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .config import Global, Pool
+    from .config import Global
     from .log import ErrorLog
     from .policy import Action
     from .slowlog import Dump
@@ -54,8 +55,8 @@ class Service(Protocol):
     def retire(self, successor: Any) -> None:
         """Close what *successor*, which serves now, does not use; everything when it is None."""
 
-    def abandon(self) -> None:
-        """Close everything, in a worker of another pool."""
+    def abandon(self, serving: Any) -> None:
+        """Close, in a worker of *serving*, what it does not use."""
 
     def rebind(self, forget: Callable[[int], None]) -> None:
         """Listen again where a socket file is lost; *forget* as for :class:`Group`."""
@@ -82,7 +83,8 @@ class Group:
     """The workers of one pool.
 
     *alone* is whether it is the only pool. *forget* is called with each listener's descriptor
-    before it is closed.
+    before it is closed. *known* is what the master's earlier program left, see upgrade.py: its
+    workers serve, and those of *service* take their place as at a reload.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Group:
         *,
         alone: bool,
         forget: Callable[[int], None] = lambda fd: None,
+        known: dict[str, Any] | None = None,
     ) -> None:
         self.service = service
         self.name = service.pool.name
@@ -121,13 +124,19 @@ class Group:
         self._forget = forget
         self._last_failure = 0.0
         self._next_target = 0
-        self._number = 0
+        self.number = 0
+        """Of the worker that was forked last."""
         self._no_room = False
-        self._retired = 0
+        self.retired = 0
+        """Requests begun by workers that are gone."""
         self._dropped = 0
-        self.board = self._make_board(service)
-        self.board.head.started = time.time()
-        self.board.head.started_clock = time.monotonic()
+        found = None if known is None else board_of(known)
+        self.board = found or self._make_board(service)
+        if found is None:
+            self.board.head.started = time.time()
+            self.board.head.started_clock = time.monotonic()
+        if known is not None:
+            self._take_over(known, found)
         self._publish()
         if self.settings.pm == ONDEMAND:
             self.announced = True
@@ -136,6 +145,18 @@ class Group:
         size = _slots(service)
         self._free = list(range(size - 1, -1, -1))
         return Scoreboard(size)
+
+    def _take_over(self, known: dict[str, Any], board: Scoreboard | None) -> None:
+        """Be what the earlier program's pool was, with its *board* if that can be read."""
+        self.generation = self.next_generation = known["generation"]
+        self.number, self.retired = known["number"], known["retired"]
+        for child in children_of(known, board):
+            self.children[child.pid] = child
+        taken = {c.index for c in self.children.values() if c.slot.memory is self.board.memory}
+        self._free = [n for n in range(self.board.size - 1, -1, -1) if n not in taken]
+        serving = sum(not child.told for child in self.children.values())
+        self.pace = Pace(min(serving, self.settings.workers))
+        self.announced = True
 
     def log(self, message: str, level: str = "notice") -> None:
         """Say *message* of this pool."""
@@ -327,7 +348,7 @@ class Group:
     # -- workers
 
     def _spawn(self, generation: int) -> Worker | None:
-        self._number += 1
+        self.number += 1
         board, index = self.board, -1
         if self._free:
             index = self._free.pop()
@@ -337,7 +358,7 @@ class Group:
             service = self.next_service if self._is_next(generation) else self.service
             settings = self.next_settings if self._is_next(generation) else self.settings
             process = fork(
-                self._number,
+                self.number,
                 generation,
                 board,
                 index,
@@ -400,7 +421,7 @@ class Group:
         del self.children[child.pid]
         head = self.board.head
         head.lost += child.slot.active()
-        self._retired += child.slot.begun()
+        self.retired += child.slot.begun()
         if child.slot.memory is self.board.memory:
             self._free.append(child.index)
             self._publish(freed=child.index)
@@ -523,8 +544,29 @@ class Group:
         head.generation = self.generation
         head.dropped = self._dropped + (self._log.dropped if self._alone else 0)
         foreign = [c for c in self.children.values() if c.slot.memory is not self.board.memory]
-        head.accepted = self._retired + sum(c.slot.begun() for c in foreign)
+        head.accepted = self.retired + sum(c.slot.begun() for c in foreign)
         self.board.publish(freed)
+
+
+class Gone:
+    """The service of a pool that the configuration no longer has: its workers finish."""
+
+    def __init__(self, name: str) -> None:
+        self.pool = Pool(name=name)
+        self.listeners: list[Any] = []
+
+    def log_descriptors(self) -> list[int]:
+        """There is nothing to write to."""
+        return []
+
+    def retire(self, successor: Any) -> None:
+        """There is nothing to close."""
+
+    def abandon(self, serving: Any) -> None:
+        """There is nothing to close."""
+
+    def rebind(self, forget: Callable[[int], None]) -> None:
+        """There is nothing to listen on."""
 
 
 class _Traced:

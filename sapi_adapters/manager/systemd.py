@@ -6,3 +6,4 @@ class Notifier:
     def stopping(self): pass
     def status(self, t): pass
     def watchdog(self): pass
+    def environment(self): return {}

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 from fastcgi_client import fetch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import serving, until
 
@@ -61,6 +62,20 @@ class Bare:
     environ: dict[str, Any] = {}  # noqa: RUF012
     status = ""
     written = 0
+
+
+@pytest.fixture(autouse=True)
+def deadline() -> Iterator[None]:
+    """End a test whose log waits after all."""
+
+    def late(number: int, frame: object) -> None:
+        raise TimeoutError("the log waits")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -264,6 +279,7 @@ def unescaped(text: str) -> str:
     )
 
 
+@settings(deadline=None)
 @given(values=st.tuples(*[TEXT] * len(NAMES)))
 def test_hostile_values_are_one_line_and_can_be_read_back(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("hostile") / "log"
@@ -276,6 +292,7 @@ def test_hostile_values_are_one_line_and_can_be_read_back(tmp_path_factory, valu
     assert [unescaped(each) for each in found.groups()] == [each or "-" for each in values]
 
 
+@settings(deadline=None)
 @given(values=st.tuples(*[TEXT] * 2))
 def test_hostile_values_in_a_format_of_json(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("json") / "log"
@@ -292,6 +309,11 @@ def test_hostile_values_in_a_format_of_json(tmp_path_factory, values):
 
 def test_values_an_application_put_in_place_of_text(path):
     assert line(path, "%u %m", Made(REMOTE_USER=7, REQUEST_METHOD=b"a b")) == "7 b'a\\x20b'"
+
+
+def test_a_blank_outside_of_quotation_marks(path):
+    assert line(path, '%u "%u"', Made(REMOTE_USER="a b")) == r'a\x20b "a b"'
+    assert line(path, '{"a":%u}', Made(REMOTE_USER="a b")) == r'{"a":a\u0020b}'
 
 
 def test_a_header_of_the_response_is_escaped_too(path):
@@ -428,7 +450,9 @@ def test_a_standard_error_that_nobody_empties(standard_error):
 
 def test_a_reader_that_went(path):
     reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
     log = AccessLog("none", PHP_FPM, fd=writer)
+    assert not os.get_inheritable(writer)
     os.close(reader)
     log.end(Made())
     assert log.dropped == 1

@@ -87,6 +87,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     ) -> Started:
         environ = {**os.environ, "PYTHON": sys.executable, "DAEMON": DAEMON}
         environ |= {"BEFORE": before, "THEN": code}
+        environ.pop("PYTHONUNBUFFERED", None)
         command = f'"$PYTHON" -c "$DAEMON" {tmp_path} {wait} "$BEFORE" "$THEN"'
         done = subprocess.run(
             ["/bin/sh", "-c", shell.format(command=command)],
@@ -161,7 +162,7 @@ def test_whoever_started_it_may_have_closed_standard_descriptors(start, closed):
 
 
 def test_the_word_of_the_daemon_is_printed_and_its_status_passed_on(start):
-    started = start("report(78, 'serve: no such pool: ü\\n'); wait()")
+    started = start("report(78, 'serve: no such pool: ü\\n')")
     assert (started.status, started.errors) == (78, "serve: no such pool: ü\n")
 
 
@@ -290,7 +291,7 @@ try:
 except ConfigurationError as error:
     sys.exit(f"refused: {error}")
 exec(sys.argv[2])
-print("held", flush=True)
+os.write(1, b"held\\n")
 sys.stdin.read()
 """
 
@@ -374,7 +375,6 @@ if worker == 0:
     os.write(1, f"worker {os.getpid()}\\n".encode())
     sys.stdin.read()
     os._exit(0)
-assert sys.stdout is not None
 """
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, pid_file, then], stdin=subprocess.PIPE, stdout=subprocess.PIPE

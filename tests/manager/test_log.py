@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapi_adapters.manager import log as log_module
@@ -22,6 +23,20 @@ from sapi_adapters.manager.log import TURN, ErrorLog, LogFile, WorkerOutput
 from sapi_adapters.sapi import ConfigurationError
 
 STAMP = r"\[\d\d-[A-Z][a-z]{2}-\d{4} \d\d:\d\d:\d\d\]"
+
+
+@pytest.fixture(autouse=True)
+def deadline() -> Iterator[None]:
+    """End a test whose log waits after all."""
+
+    def late(number: int, frame: object) -> None:
+        raise TimeoutError("the log waits")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -110,6 +125,7 @@ def test_only_a_record_begins_with_a_bracket(path, message):
     assert bare(path.read_text(encoding="utf-8")) == "ERROR: " + MESSAGES[message]
 
 
+@settings(deadline=None)
 @given(message=st.text())
 def test_a_message_is_one_record(tmp_path_factory, message):
     path = tmp_path_factory.mktemp("any") / "log"
@@ -453,6 +469,7 @@ def test_what_a_worker_prints(path, case):
         path.unlink()
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200), max_size=5))
 def test_however_it_comes_it_is_the_same(tmp_path_factory, data, cuts):
     directory = tmp_path_factory.mktemp("cut")
