@@ -5,7 +5,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-DEBIAN = nginx apache2 libapache2-mod-fcgid lighttpd haproxy caddy spawn-fcgi libfcgi-bin systemd
+DEBIAN = nginx apache2 libapache2-mod-fcgid lighttpd haproxy caddy spawn-fcgi libfcgi-bin systemd \
+	php-fpm chromium libfaketime acl
 
 .PHONY: test check lint unit coverage versions interop demo servers clean
 

@@ -182,10 +182,10 @@ class Observed:
                 self.blame(entry, exchange)
                 exchange.cut()
 
-    def blame(self, entry: Entry, exchange: Any) -> None:
+    def blame(self, entry: Entry, exchange: Any, *, timed_out: bool = False) -> None:
         """Log that *exchange* is given up, and let its client know why."""
         late = time.monotonic() - entry.started
-        timed_out = self._terminate_after and late >= self._terminate_after
+        timed_out = timed_out or 0 < self._terminate_after <= late
         exchange.failure_status = GATEWAY_TIMEOUT if timed_out else SERVICE_UNAVAILABLE
         exchange.sapi.log_message(
             f"{request_line(exchange.environ)} was given up after {late:.1f} s:"
@@ -303,7 +303,7 @@ class Awaited(Observed):
             return
         others = [o for o in self.running() if o.exchange not in (exchange, None)]
         if not exchange.ended:
-            self.blame(entry, exchange)
+            self.blame(entry, exchange, timed_out=True)
         stack = "\n".join(["it was here:", *stack_of(task)])
         lines = "; ".join(request_line(other.exchange.environ) for other in others)
         beside = f"\nbeside it ran, and go on: {lines}" if others else ""

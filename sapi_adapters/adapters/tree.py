@@ -14,7 +14,8 @@ from ..manager.children import BROKEN, Terminated, Worker
 from ..manager.config import check
 from ..manager.daemon import daemonize, remove_pid, write_pid
 from ..manager.log import ErrorLog
-from ..manager.master import Master
+from ..manager.master import Master, Restart
+from ..manager.privileges import confine
 from ..manager.systemd import Notifier
 from ..manager.upgrade import TRIAL, inherited
 from ..sapi import ConfigurationError
@@ -28,6 +29,20 @@ if TYPE_CHECKING:
     from .server import ServerSapi
 
     Reconfigure = Callable[[], tuple[Global, Sequence["ServerSapi"]]]
+
+
+_FOR_A_START = (
+    "pid",
+    "error_log",
+    "syslog_ident",
+    "syslog_facility",
+    "log_level",
+    "log_limit",
+    "process_priority",
+    "rlimit_files",
+    "rlimit_core",
+)
+"""Of the global settings, those that a master takes when it starts."""
 
 
 def run_pools(
@@ -85,6 +100,9 @@ class _Tree:
             if pid is not None:
                 write_pid(pid)
                 written = True
+            before = None if self._state is None else self._state["pid"]
+            if before not in (None, pid):
+                os.unlink(before)
             if len(self._sapis) > 1 or self._first.needs_master():
                 outcome = self._master().run()
             else:
@@ -104,6 +122,12 @@ class _Tree:
 
     def _start(self) -> None:
         """Open sockets and logs, and run module start-up, once for the whole tree."""
+        config = self._config
+        confine(
+            rlimit_files=config.rlimit_files,
+            rlimit_core=config.rlimit_core,
+            priority=config.process_priority,
+        )
         handed = [] if self._state is None else restore(self._state["sockets"])
         known = {listener.label: listener for listener in handed}
         for sapi in self._sapis:
@@ -146,12 +170,13 @@ class _Tree:
             ready=self._ready,
             reopen=self._reopen,
             notifier=self._notifier,
-            sockets=self._hand_over,
+            hand_over=self._hand_over,
             state=self._state,
         )
 
-    def _hand_over(self) -> str:
-        return hand_over(listener for sapi in self._sapis for listener in sapi.listeners)
+    def _hand_over(self) -> dict[str, Any]:
+        listeners = (listener for sapi in self._sapis for listener in sapi.listeners)
+        return {"sockets": hand_over(listeners), "pid": self._config.pid}
 
     def _ready(self, how: str) -> None:
         if self._read_again is None:
@@ -172,6 +197,9 @@ class _Tree:
         """Read the configuration, and open what it names and nobody has open yet."""
         assert self._read_again is not None  # noqa: S101 - it is not called without
         config, wanted = self._read_again()
+        for name in _FOR_A_START:
+            if getattr(config, name) != getattr(self._config, name):
+                raise Restart(f"{name} has changed")
         current: dict[str, Listener] = {
             each.label: each for sapi in self._sapis for each in sapi.listeners
         }

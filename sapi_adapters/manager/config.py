@@ -169,9 +169,11 @@ def _bool(text: str) -> bool:
 
 def _integer(low: int, high: int = _LARGEST) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not re.fullmatch("-?[0-9]{1,12}", text) or not low <= int(text) <= high:
-            upper = "" if high == _LARGEST else f" and at most {high}"
-            raise ValueError(f"is no whole number of at least {low}{upper}")
+        if not re.fullmatch("-?[0-9]+", text):
+            raise ValueError("is no whole number")
+        # Longer ones are not worth the time of reading them.
+        if len(text) > 12 or not low <= int(text) <= high:
+            raise ValueError(f"is not between {low} and {high}")
         return int(text)
 
     return parse
@@ -790,7 +792,9 @@ def _is_dynamic(pool: Pool) -> bool:
 
 
 def _log_cannot_be(path: str | None) -> bool:
-    return path not in (None, "-", "syslog") and not os.path.isdir(os.path.dirname(path or ""))
+    return path not in (None, "-", "syslog") and not os.path.isdir(
+        os.path.dirname(path or "") or "."
+    )
 
 
 def _any_port(address: str | None) -> bool:
@@ -979,7 +983,7 @@ def _check_pool(config: Global, pool: Pool, root: bool, allow_root: bool) -> Non
         _warn(pool, f"pool {pool.name}: pm.start_servers is set to {pool.pm_start_servers}")
     elif pool.pm == ONDEMAND:
         pool.pm_start_servers = pool.pm_min_spare_servers = pool.pm_max_spare_servers = 0
-    for text in pool.warnings:
+    for text in tuple(pool.warnings):  # the same list, after read()
         _warn(config, text)
 
 

@@ -53,6 +53,10 @@ _QUICK = 0.1
 """Seconds between two looks while something is due soon."""
 
 
+class Restart(Exception):
+    """Raised by *reconfigure* when what has changed takes a new program, and why."""
+
+
 class Waiting:
     """What the master waits for: descriptors, each with what is called when it can be read."""
 
@@ -98,8 +102,8 @@ class Master:
     *log* is the error log. *reconfigure* gives the configuration and the services of
     a reload, of which those that are as before may be the same objects; what it raises
     (:class:`ConfigurationError`) fails the reload. *ready* is called once, when every pool
-    accepts. *reopen* opens the master's own logs again. *sockets* makes the listening sockets live
-    on in another program and describes them; *state* is what :func:`upgrade.inherited` gave.
+    accepts. *reopen* opens the master's own logs again. *hand_over* makes the listening sockets
+    live on in another program and returns what that must know of them; *state* is what :func:`upgrade.inherited` gave.
     """
 
     def __init__(
@@ -112,7 +116,7 @@ class Master:
         ready: Callable[[str], None] = lambda how: None,
         reopen: Callable[[], None] = lambda: None,
         notifier: Notifier | None = None,
-        sockets: Callable[[], str] = lambda: "",
+        hand_over: Callable[[], dict[str, Any]] = dict,
         state: dict[str, Any] | None = None,
     ) -> None:
         self._config = config
@@ -133,10 +137,11 @@ class Master:
         self._next_tick = self._counted_at = time.monotonic()
         self._next_watchdog = self._next_status = 0.0
         self._counted = 0
+        self._pending: set[int] = set()
         self._control = Control(self._asked, log.log)
         self._reload_failures: list[str] = []
         self._reloading = False
-        self._sockets = sockets
+        self._hand_over = hand_over
         self._program = Program()
         known = {} if state is None else {group["name"]: group for group in state["groups"]}
         for service in services:
@@ -295,6 +300,11 @@ class Master:
         self.reopen_logs()
         try:
             config, services = self._reconfigure()
+        except Restart as why:
+            self._log(f"{why}: executing the program again", "notice")
+            self._reloading = False
+            self.upgrade()
+            return
         except ConfigurationError as error:
             self._log(f"reload failed: {error}; what runs goes on", "error")
             self._reload_failures.append(str(error))
@@ -347,7 +357,8 @@ class Master:
             return
         descriptors = self._control.asking()
         groups = [describe_group(group, descriptors) for group in self._all()]
-        state = {"groups": groups, "asking": self._control.asking(), "sockets": self._sockets()}
+        asking = self._control.asking()
+        state = {**self._hand_over(), "groups": groups, "asking": asking}
         self._log("executing the new program", "notice")
         try:
             execute(state, descriptors, self._notifier.environment())
@@ -499,7 +510,16 @@ class Master:
             self.reload()
 
     def _each_second(self, now: float) -> None:
-        """What is looked at once a second: socket files, systemd."""
+        """What is looked at once a second: socket files, what workers print, systemd."""
+        pending = set()
+        for group in self._all():
+            for child in group.children.values():
+                for reader, output in child.outputs.items():
+                    if output.pending and reader in self._pending:
+                        output.flush()  # a line whose end does not come, such as a prompt
+                    elif output.pending:
+                        pending.add(reader)
+        self._pending = pending
         for group in self._groups:
             if not self._stopping and not group.reloading:
                 try:

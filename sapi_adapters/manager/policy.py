@@ -182,12 +182,14 @@ def decide(settings: Settings, snapshot: Snapshot, now: float) -> list[Action]:
         actions += _overdue(settings, snapshot, worker, now)
     if snapshot.stopping:
         return actions
+    snapshot = _with_told(snapshot, actions)
     if snapshot.next_generation != snapshot.generation:
         return actions + _start_next(settings, snapshot, now)
     pace = snapshot.pace
     if snapshot.tick and settings.pm != STATIC:
         told, pace = _tick(settings, snapshot, now)
         actions += told
+        snapshot = _with_told(snapshot, told)
     if settings.pm == ONDEMAND and (snapshot.arrivals or (snapshot.tick and snapshot.waiting)):
         told, pace = _arrived(settings, snapshot, pace)
         actions += told
@@ -199,10 +201,16 @@ def decide(settings: Settings, snapshot: Snapshot, now: float) -> list[Action]:
         for w in snapshot.workers
         if w.generation != snapshot.generation and not w.told
     ]
-    leaving = {a.number for a in actions if isinstance(a, Tell)}
-    staying = [w for w in _alive(snapshot, snapshot.generation) if w.number not in leaving]
-    actions += _retire(settings, staying, pace.target)
-    return actions
+    return actions + _retire(settings, snapshot, pace.target)
+
+
+def _with_told(snapshot: Snapshot, actions: Sequence[Action]) -> Snapshot:
+    """Return *snapshot* with those marked whom *actions* send away: nobody is told twice."""
+    told = {action.number: action.what for action in actions if isinstance(action, Tell)}
+    if not told:
+        return snapshot
+    workers = [replace(w, told=told.get(w.number, w.told)) for w in snapshot.workers]
+    return replace(snapshot, workers=workers)
 
 
 def _alive(snapshot: Snapshot, generation: int) -> list[View]:
@@ -213,11 +221,28 @@ def _alive(snapshot: Snapshot, generation: int) -> list[View]:
 def _start_next(settings: Settings, snapshot: Snapshot, now: float) -> list[Action]:
     """Bring the next generation up beside the one that serves, which is kept whole."""
     coming = _alive(snapshot, snapshot.next_generation)
-    if sum(w.state == READY for w in coming) >= snapshot.next_target:
+    ready = sum(w.state == READY for w in coming)
+    if ready >= snapshot.next_target:
         return [Promote()]
-    old = _replace(settings, snapshot, snapshot.generation, snapshot.pace.target, now)
-    room = replace(snapshot, room=max(0, snapshot.room - len(old)))
-    return old + _replace(settings, room, snapshot.next_generation, snapshot.next_target, now)
+    if snapshot.room <= 0 and not any(w.told for w in snapshot.workers):
+        # process.max: the two generations do not fit in beside each other.
+        if coming and ready == len(coming):
+            return [Promote()]  # the application loads; the others come as the old ones leave
+        serving = [w for w in _alive(snapshot, snapshot.generation) if w.state == READY]
+        if not coming and serving:
+            eldest = min(serving, key=lambda w: (not w.idle, w.number))
+            return [Tell(eldest.number, "QUIT", "makes room for the next generation")]
+    wanted = [
+        (snapshot.generation, snapshot.pace.target),
+        (snapshot.next_generation, snapshot.next_target),
+    ]
+    if not coming:
+        wanted.reverse()  # with little room the first of the next generation comes first
+    actions: list[Action] = []
+    for generation, target in wanted:
+        room = max(0, snapshot.room - len(actions))
+        actions += _replace(settings, replace(snapshot, room=room), generation, target, now)
+    return actions
 
 
 def _replace(
@@ -280,13 +305,17 @@ def _arrived(settings: Settings, snapshot: Snapshot, pace: Pace) -> tuple[list[A
     return ([] if pace.warned else [Reached()]), replace(pace, warned=True)
 
 
-def _retire(settings: Settings, workers: Sequence[View], target: int) -> list[Action]:
+def _retire(settings: Settings, snapshot: Snapshot, target: int) -> list[Action]:
     """Let others take the place of those that grew too large, then send those away."""
     actions: list[Action] = []
+    workers = _alive(snapshot, snapshot.generation)
     fresh = sum(w.state == READY and not w.retiring for w in workers)
-    for worker in workers:
-        if worker.retiring == "memory" and fresh >= target:
+    coming = any(w.told or w.state == STARTING for w in snapshot.workers)
+    crowded = snapshot.room <= 0 and not coming  # by process.max: no other can come before
+    for worker in sorted(workers, key=lambda w: w.number):
+        if worker.retiring == "memory" and (fresh >= target or crowded):
             actions.append(Tell(worker.number, "QUIT", "above pm.max_memory"))
+            crowded = False
         elif (
             settings.max_memory
             and not worker.retiring

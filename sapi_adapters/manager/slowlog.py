@@ -10,8 +10,8 @@ master sends a signal and the worker answers through a pipe. It works without an
 
 The second step is the last resort because faulthandler walks memory that running code changes: a
 worker that is asked while it executes Python may die of it (one in 20 to 20000, measured). One
-that is stuck in C holds still. So URG is sent only when the worker sleeps, or has used half a
-second of processor time: Python code would have answered. One that waits for a processor is left.
+that is stuck in C holds still. So URG is sent only when its main thread sleeps, or has used half
+a second of processor time: Python code would have answered. One that waits for a processor is left.
 
 What goes over the pipe::
 
@@ -62,11 +62,15 @@ if TYPE_CHECKING:
 
 PATIENCE = 0.5
 """Seconds that the worker has for each of the two answers."""
+PATIENCE_ALL = 3.0
+"""The same for the first one where the last resort shows all threads: they must not execute
+Python then, and a main thread that others compete with may get the interpreter's lock late."""
 GIVE_UP = 10.0
 """Seconds after which a worker that gets no processor time is not asked any more."""
 _LIMIT = 1 << 20  # bytes of one answer: the worker is not trusted
 _STACKS = 100  # of one answer, as faulthandler's
 _STEPS = 2000  # of a walk whose end is not certain
+_LINES = 300  # of one write: each lets the other threads run, and waits for its turn again
 _TEXT = 2048  # characters of a name or a request line
 
 PYTHON, IN_C, NOTHING = "python", "c", "nothing"
@@ -172,6 +176,7 @@ class Tracer:
         self._all_threads = all_threads
         self._pid = 0
         self._sequence = 0
+        self._lines: list[tuple[str, ...]] = []
         self._answering = False
 
     def install(
@@ -210,7 +215,7 @@ class Tracer:
     def _write_all(self, frame: FrameType | None) -> None:
         self._sequence += 1
         now = time.monotonic()
-        self._write([("\n\0begin", f"{self._sequence}", f"{now:.6f}")])
+        self._lines = [("\n\0begin", f"{self._sequence}", f"{now:.6f}")]
         tops: dict[int, FrameType] = dict(sys._current_frames())
         here = get_ident()
         if frame is None:
@@ -220,15 +225,22 @@ class Tracer:
         threads = _Threads(tops)
         shown: set[int] = set()
         for lines in islice(self._requests(threads, shown, now), _STACKS):
-            self._write(lines)
+            self._add(lines)
         others = [ident for ident in tops if ident not in shown]
         for ident in sorted(others, key=lambda each: each != here)[:_STACKS]:
-            self._write(_stack_lines(threads.name(ident), threads.frames(ident, self._depth)))
-        self._write([("\0end", f"{self._sequence}")])
+            self._add(_stack_lines(threads.name(ident), threads.frames(ident, self._depth)))
+        self._add([("\0end", f"{self._sequence}")])
+        self._flush()
 
-    def _write(self, lines: list[tuple[str, ...]]) -> None:
-        """Write *lines* or raise: BlockingIOError when the pipe is full."""
-        text = "".join("\t".join(line) + "\n" for line in lines)
+    def _add(self, lines: list[tuple[str, ...]]) -> None:
+        self._lines += lines
+        if len(self._lines) >= _LINES:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write what was added, or raise BlockingIOError: the pipe is full."""
+        text = "".join("\t".join(line) + "\n" for line in self._lines)
+        self._lines = []
         data = text.encode("utf-8", "backslashreplace")
         while data:
             data = data[os.write(self._fd, data) :]
@@ -624,41 +636,44 @@ def _text(data: bytes) -> str:
 
 
 class Usage(NamedTuple):
-    """What a process has done so far, as the kernel tells it."""
+    """What a process or thread has done so far, as the kernel tells it."""
 
     cpu: float
     """Seconds of processor time."""
     asleep: bool
-    """Its threads wait for events: none for a processor, a page from a disk, or SIGCONT."""
+    """It waits for an event: neither for a processor, nor a page from a disk, nor SIGCONT."""
 
 
-def usage(pid: int) -> Usage | None:
-    """Return what process *pid* has used, None where the kernel does not tell."""
+def usage(pid: int, all_threads: bool = False) -> Usage | None:
+    """Return what the main thread of *pid* has used, or all together; None if that is not told."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
-                if file.read().rpartition(b")")[2].split()[0] not in (b"S", b"Z"):
-                    return Usage(cpu, False)
+        threads = os.listdir(f"/proc/{pid}/task") if all_threads else [f"{pid}"]
+        used = [_usage(f"/proc/{pid}/task/{thread}/stat") for thread in threads]
     except (OSError, IndexError, ValueError):
         return None
-    return Usage(cpu, True)
+    return Usage(sum(each.cpu for each in used), all(each.asleep for each in used))
 
 
-def stuck(before: Usage | None, after: Usage | None) -> bool:
-    """Tell whether a worker that has not answered is in C, and not waiting for a processor."""
+def _usage(path: str) -> Usage:
+    with open(path, "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    ticks = int(fields[11]) + int(fields[12])
+    return Usage(ticks / os.sysconf("SC_CLK_TCK"), fields[0] in (b"S", b"Z"))
+
+
+def stuck(before: Usage | None, after: Usage | None, seconds: float = PATIENCE) -> bool:
+    """Tell whether what has not answered is in C, and not waiting for a processor."""
     if before is None or after is None:
         return True
-    return after.asleep or after.cpu - before.cpu >= PATIENCE
+    return after.asleep or after.cpu - before.cpu >= seconds
 
 
 class Trace:
     """The master asks worker *pid*, whose pipe is *fd*, at the monotonic time *now*.
 
     The worker must not have been reaped: its pid would be another's. It may be dead. *thread* is
-    the ident of the one that serves the slow request, where that is known.
+    the ident of the one that serves the slow request, where that is known; *all_threads* is what
+    the worker's :class:`Tracer` was given.
     """
 
     def __init__(
@@ -667,6 +682,7 @@ class Trace:
         fd: int,
         now: float,
         thread: int | None = None,
+        all_threads: bool = False,
         signal_number: int = signal.SIGUSR2,
         last_resort: int = signal.SIGURG,
     ) -> None:
@@ -676,10 +692,13 @@ class Trace:
         self._thread = thread
         self._last_resort = last_resort
         self._last_wait = False
-        self._usage = usage(pid)
+        self._all_threads = all_threads
+        self._patience = PATIENCE_ALL if all_threads else PATIENCE
+        self._usage = usage(pid, all_threads)
         self._collector = Collector()
         self._read()
         self._collector.begin(now)
+        self._collector.wait(now, self._patience)
         self._send(signal_number)
 
     def poll(self, now: float) -> Dump | None:
@@ -693,7 +712,7 @@ class Trace:
         if collector.answered:
             self._last_wait = True  # for the rest
             collector.wait(now)
-        elif stuck(self._usage, usage(self._pid)):
+        elif stuck(self._usage, usage(self._pid, self._all_threads), self._patience):
             self._last_wait = True  # all of it: what faulthandler writes has no end
             collector.wait(now)
             self._send(self._last_resort)

@@ -368,6 +368,7 @@ import pytest  # noqa: E402 - the workers do without it
 class Worker:
     def __init__(self, program: str, options: str = "") -> None:
         self.reader, writer = open_pipe()
+        self.all_threads = options == "all_threads"
         self.process = subprocess.Popen(
             [sys.executable, "-X", "frozen_modules=off", __file__, program, f"{writer}", options],
             stdin=subprocess.PIPE,
@@ -391,7 +392,8 @@ class Worker:
         self.process.send_signal(number)
 
     def ask(self, thread: int | None = None) -> Dump:
-        return finished(Trace(self.pid, self.reader, time.monotonic(), thread))
+        now = time.monotonic()
+        return finished(Trace(self.pid, self.reader, now, thread, self.all_threads))
 
     def ask_until(self, condition: Callable[[Dump], object]) -> Dump:
         end = time.monotonic() + 20
@@ -701,6 +703,21 @@ def test_a_failure_of_its_own_stays_in_the_handler(tracer):
     own._answer(signal.SIGUSR2, sys._getframe())
 
 
+def test_a_list_of_requests_that_cannot_be_had_costs_only_itself(tracer):
+    own, reader = tracer
+    own._running = lambda: 1 // 0
+    own._answer(signal.SIGUSR2, sys._getframe())
+    text = os.read(reader, 65536)
+    assert b"MainThread" in text and text.endswith(b"\0end\t1\n")
+
+
+def test_a_signal_that_comes_during_the_answer_is_part_of_it(tracer):
+    own, reader = tracer
+    own._running = lambda: own._answer(signal.SIGUSR2, sys._getframe()) or []
+    own._answer(signal.SIGUSR2, sys._getframe())
+    assert os.read(reader, 65536).count(b"begin") == 1
+
+
 def test_what_another_handler_raises_goes_to_the_application(tracer, monkeypatch):
     def time_is_up(*arguments: object) -> None:
         raise TimeoutError
@@ -838,6 +855,13 @@ def test_what_a_process_used():
         assert idle.line() == "ready"
         while (used := usage(idle.pid)) is None or not used.asleep:
             assert time.monotonic() < end + 20
+        assert usage(idle.pid, all_threads=True) == used
+    with worker("in_a_thread_in_c_with_the_lock") as mixed:  # where only the main thread sleeps
+        assert mixed.line() == "ready"
+        while (used := usage(mixed.pid)) is None or not used.asleep:
+            assert time.monotonic() < end + 40
+        whole = usage(mixed.pid, all_threads=True)
+        assert whole is not None and not whole.asleep
     assert usage(2**22 + 1) is None
 
 
