@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from .extension import register_extension
 from .loading import gateway_for, load
-from .manager.config import check, dump, read
 from .names import guess, sapi_class
 from .sapi import ConfigurationError
 
@@ -125,6 +124,8 @@ def test_file(
 
     Arguments and errors are those of :func:`run_file`. The applications are not loaded.
     """
+    from .manager.configfile import dump
+
     config = _read_file(path, prefix, settings, allow_root)
     for pool in config.pools:
         _sapi_of(config, pool)
@@ -133,6 +134,9 @@ def test_file(
 
 
 def _read_file(path: str, prefix: str | None, settings: Sequence[str], allow_root: bool) -> Global:
+    from .manager.configfile import read
+    from .manager.rules import check
+
     overrides = []
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -145,11 +149,14 @@ def _read_file(path: str, prefix: str | None, settings: Sequence[str], allow_roo
 
 
 def _sapi_of(config: Global, pool: Pool) -> ServerSapi:
+    from .adapters.accesslog import check_format
     from .adapters.server import ServerSapi
 
     kind = sapi_class(pool.sapi)
     if not issubclass(kind, ServerSapi):
         raise ConfigurationError(f"pool {pool.name}: sapi = {pool.sapi} does not listen")
+    if pool.access_log is not None:
+        check_format(pool.access_format)
     if pool.user or pool.chroot:
         _preload()
     sapi = kind(pool=pool, config=config)

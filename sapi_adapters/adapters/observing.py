@@ -35,10 +35,12 @@ class Entry:
     """One entry of the scoreboard and the request that is in it."""
 
     __slots__ = (
+        "_all",
         "_at",
         "_cpu",
         "_long",
         "_memory",
+        "_numbers",
         "count",
         "exchange",
         "started",
@@ -48,7 +50,9 @@ class Entry:
 
     def __init__(self, slot: Slot, index: int) -> None:
         self._memory = slot.memory
-        self._at = slot.entry(index)
+        self._at = at = slot.entry(index)
+        self._all = slice(at, at + BEGIN.size)
+        self._numbers = slice(at, at + END.size)
         self._cpu = 0.0
         self._long = False
         self.count = 0
@@ -63,9 +67,8 @@ class Entry:
         self.count = count = self.count + 1
         self.started = started = time.monotonic()
         self.exchange = exchange
-        BEGIN.pack_into(
-            self._memory,
-            self._at,
+        # Stored in one step: pack_into() would show zeros to a reader meanwhile.
+        self._memory[self._all] = BEGIN.pack(
             RUNNING,
             count,
             started,
@@ -94,7 +97,7 @@ class Entry:
         self.exchange = None
         now = time.monotonic()
         cpu = time.thread_time() - self._cpu if self._long else 0.0
-        END.pack_into(self._memory, self._at, IDLE, self.count, self.started, now, cpu)
+        self._memory[self._numbers] = END.pack(IDLE, self.count, self.started, now, cpu)
         self._long = now - self.started > 0.001
 
 

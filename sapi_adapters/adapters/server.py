@@ -14,7 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..manager.children import BROKEN, MISTAKE, Worker
-from ..manager.config import ONDEMAND, STATIC, Global, Pool, override
+from ..manager.config import ONDEMAND, STATIC, Global, Pool
+from ..manager.directives import override
 from ..manager.privileges import confine, environment, resolve
 from ..manager.scoreboard import Scoreboard
 from ..manager.slowlog import Tracer
@@ -226,6 +227,11 @@ class ServerSapi(Sapi):
         return twin
 
     # -- what the master asks of a service
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the configuration has no such pool: it is there to show another's status."""
+        return self._pages_of is not None
 
     def log_descriptors(self) -> list[int]:
         """Open the access log again; return what a worker is to write to from now on."""

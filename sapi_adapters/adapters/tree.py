@@ -11,11 +11,11 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..manager.children import BROKEN, Terminated, Worker
-from ..manager.config import check
 from ..manager.daemon import daemonize, remove_pid, write_pid
 from ..manager.log import ErrorLog
 from ..manager.master import Master, Restart
 from ..manager.privileges import confine
+from ..manager.rules import check
 from ..manager.systemd import Notifier
 from ..manager.upgrade import TRIAL, inherited
 from ..sapi import ConfigurationError
@@ -59,7 +59,10 @@ def run_pools(
         return 0
     state = inherited()
     # An earlier program of this process is in the background already.
+    before = os.getcwd()
     report = daemonize() if config.daemonize and state is None else None
+    if reconfigure is None:  # flags mean paths from here, and so may the application
+        os.chdir(before)
     try:
         return _Tree(config, sapis, reconfigure, report, state).run()
     except ConfigurationError as error:
@@ -182,7 +185,8 @@ class _Tree:
         if self._read_again is None:
             self._first.announce(how)
         else:
-            self._log.log(f"serving {len(self._sapis)} pools, pid {os.getpid()}", "notice")
+            pools = sum(not sapi.hidden for sapi in self._sapis)
+            self._log.log(f"serving {pools} pools, pid {os.getpid()}", "notice")
         self._log.log("ready to handle connections", "notice")
         if self._report is not None:
             self._report(0, "")

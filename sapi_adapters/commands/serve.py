@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import in_cgi_process
 from ..loading import INTERFACES, import_path
-from ..manager.config import read
 from ..manager.control import ORDERS, ask, read_pid
 from ..names import SAPIS, guess
 from ..running import run, run_file, test_file
@@ -147,6 +146,8 @@ def _serve_file(app: str | None, given: dict[str, Any]) -> int:
 def _tell(order: str, pid_file: str | None, config: str | None) -> int:
     """Tell the server whose pid file is given, or named by *config*, what to do."""
     if pid_file is None and config is not None:
+        from ..manager.configfile import read
+
         pid_file = read(config).pid
     if pid_file is None:
         raise click.UsageError("--signal needs --pid FILE, or --config FILE that has a pid")

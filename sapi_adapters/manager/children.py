@@ -217,6 +217,7 @@ class Worker:
         self.dropped: Callable[[], int] = lambda: 0
         """How many lines of logs could not be written."""
         self._said_dropped = 0
+        self._own: Scoreboard | None = None
         self.reopened: Callable[[list[int]], None] = lambda descriptors: None
         """Takes over the logs' new descriptors."""
         self._parent = parent
@@ -259,11 +260,22 @@ class Worker:
 
     def show_alone(self, pool: str, board: Scoreboard) -> None:
         """Show this process, which has no master, in *board*, as the only worker of *pool*."""
-        self.boards[pool] = board
+        self.boards[pool] = self._own = board
         self.slot = board.slot(0)
         board.head.started, board.head.started_clock = time.time(), self.started
-        board.publish()
-        self.slot.write_head(os.getpid(), 1, 1, False, self.started, time.time(), 0)
+        self._show()
+
+    def _show(self) -> None:
+        """Do for itself what a master does each second."""
+        if self._own is None or self.slot is None:
+            return
+        memory, epoch = resident(os.getpid()), time.time() - (time.monotonic() - self.started)
+        head = self._own.head
+        head.memory_peak = max(head.memory_peak, memory)
+        head.max_active = max(head.max_active, self.slot.active() >= self.slot.capacity)
+        head.dropped = self.dropped()
+        self._own.publish()
+        self.slot.write_head(os.getpid(), 1, 1, False, self.started, epoch, memory)
 
     def _take_logs(self) -> None:
         if self._link is None:
@@ -306,6 +318,7 @@ class Worker:
 
     def tick(self) -> bool:
         """Return False once the master is dead: nobody would end this worker otherwise."""
+        self._show()
         dropped = self.dropped()
         if dropped != self._said_dropped:
             self._said_dropped = dropped

@@ -103,7 +103,8 @@ class Master:
     a reload, of which those that are as before may be the same objects; what it raises
     (:class:`ConfigurationError`) fails the reload. *ready* is called once, when every pool
     accepts. *reopen* opens the master's own logs again. *hand_over* makes the listening sockets
-    live on in another program and returns what that must know of them; *state* is what :func:`upgrade.inherited` gave.
+    live on in another program and returns what that must know of them; *state* is what
+    :func:`upgrade.inherited` gave.
     """
 
     def __init__(
@@ -144,9 +145,10 @@ class Master:
         self._hand_over = hand_over
         self._program = Program()
         known = {} if state is None else {group["name"]: group for group in state["groups"]}
+        alone = sum(not service.hidden for service in services) == 1
         for service in services:
             found = known.pop(service.pool.name, None)
-            self._groups.append(self._group(service, len(services) == 1, found))
+            self._groups.append(self._group(service, alone, found))
         for name, found in known.items():  # pools that the new program's configuration lacks
             self._leaving.append(self._group(Gone(name), False, found))
         if state is not None:
@@ -383,15 +385,8 @@ class Master:
                 group.wants_reload = False
                 self.reload()
                 break
-            if group.fatal is not None and not self._stopping:
-                sys.stderr.write(f"{group.failure}\n")
-                self._stopping = "fast"  # the next worker would say the same
-                self._status = group.fatal
-        if not self._announced and all(g.announced or g.failure for g in self._groups):
-            if any(g.announced for g in self._groups):
-                self._announced = True
-                self._ready(self._how())
-                self._notifier.ready(self._summary())
+        if not self._announced:
+            self._settle_start()
         if self._reloading and not any(g.reloading for g in self._groups):
             self._reloading = False
             self._notifier.ready(self._summary())
@@ -402,6 +397,21 @@ class Master:
                 self._control.answer("error: " + "\n".join(failures))
             else:
                 self._control.answer("ok")
+
+    def _settle_start(self) -> None:
+        """Say that it serves, once every pool does or cannot; end when none can."""
+        groups = [group for group in self._groups if not group.service.hidden]
+        if self._stopping or not all(g.announced or g.fatal is not None for g in groups):
+            return
+        if any(group.announced for group in groups):
+            self._announced = True
+            self._ready(self._how())
+            self._notifier.ready(self._summary())
+            return
+        for group in groups:
+            sys.stderr.write(f"{group.failure}\n")
+            self._status = self._status or group.fatal or 1
+        self._stopping = "fast"  # the next workers would say the same
 
     def _how(self) -> str:
         children = [c for g in self._groups for c in g.children.values() if c.how]

@@ -262,7 +262,7 @@ def _replace(
 
 
 def _tick(settings: Settings, snapshot: Snapshot, now: float) -> tuple[list[Action], Pace]:
-    """php-fpm's maintenance of idle workers; those that start count as idle."""
+    """php-fpm's maintenance of idle workers; those that start, or are about to, count as idle."""
     pace = snapshot.pace
     workers = [w for w in _alive(snapshot, snapshot.generation) if not w.retiring]
     idle = [w for w in workers if w.idle or w.state == STARTING]
@@ -271,25 +271,26 @@ def _tick(settings: Settings, snapshot: Snapshot, now: float) -> tuple[list[Acti
         if eldest is not None and now - eldest.last_activity > settings.idle_timeout:
             return [Tell(eldest.number, "QUIT", "idle")], replace(pace, target=pace.target - 1)
         return [], pace
-    if len(idle) > settings.max_spare and eldest is not None:
+    running = max(pace.target, len(workers))
+    spare = len(idle) + running - len(workers)
+    if spare > settings.max_spare and eldest is not None:
         return [Tell(eldest.number, "QUIT", "idle")], replace(pace, target=pace.target - 1, rate=1)
-    if len(idle) >= settings.min_spare:
+    if spare >= settings.min_spare:
         return [], replace(pace, rate=1)
-    if len(workers) >= settings.workers:
+    if running >= settings.workers:
         said: list[Action] = [] if pace.warned else [Reached()]
         return said, replace(pace, rate=1, warned=True)
-    more = min(pace.rate, settings.min_spare - len(idle), settings.workers - len(workers))
+    more = min(pace.rate, settings.min_spare - spare, settings.workers - running)
     actions: list[Action] = []
     if pace.rate >= 8:
         actions.append(
             Warn(
-                f"seems busy: {more} workers more, of {len(workers)} {len(idle)} are idle"
+                f"seems busy: {more} workers more, of {running} {spare} are idle"
                 " (pm.start_servers or pm.min/max_spare_servers may be too low)"
             )
         )
     rate = pace.rate * 2 if pace.rate < settings.max_spawn_rate else pace.rate
-    target = min(settings.workers, max(pace.target, len(workers)) + more)
-    return actions, Pace(target, rate)
+    return actions, Pace(running + more, rate)
 
 
 def _arrived(settings: Settings, snapshot: Snapshot, pace: Pace) -> tuple[list[Action], Pace]:

@@ -49,6 +49,10 @@ class Service(Protocol):
     listeners: list[Any]
     """Each with ``fd``, ``queue()`` and ``lost()``, see servers/listener.py."""
 
+    @property
+    def hidden(self) -> bool:
+        """Whether the operator knows of no such pool: whether it serves decides nothing."""
+
     def log_descriptors(self) -> list[int]:
         """Return what a worker's logs are written to, after they were opened again."""
 
@@ -110,7 +114,7 @@ class Group:
         self.announced = False
         """A worker of it has been ready once, or it waits for connections."""
         self.fatal: int | None = None
-        """The exit status for the master when the pool cannot start at all."""
+        """The exit status for the master if it has no other pool: this one cannot start."""
         self.failure = ""
         """Why the last reload or start failed."""
         self.crashes: list[float] = []
@@ -189,6 +193,7 @@ class Group:
         )
         self._next_target = self.next_settings.next_target(running)
         self.failures = 0
+        self.failure = ""
         if _slots(service) > self.board.size:
             head = self.board.head
             self.board.close()
@@ -391,6 +396,8 @@ class Group:
                 self.announced = True
                 if child.generation == self.next_generation:
                     self.failures = 0
+                if not self.reloading:
+                    self.failure, self.fatal = "", None
             elif kind == b"F":
                 child.failure = message[1:].decode("utf-8", "replace")
             elif kind == b"N":
@@ -458,9 +465,8 @@ class Group:
             self.abandon(self.failure)
         elif code in (MISTAKE, BROKEN) and not self.announced:
             first, self.failure = not self.failure, child.failure
-            if self._alone:
-                self.fatal = MISTAKE if code == MISTAKE else 1
-            elif first:
+            self.fatal = MISTAKE if code == MISTAKE else 1
+            if first and not self._alone:
                 self.log(f"the pool cannot start: {child.failure}", "error")
         else:
             self.log(
@@ -550,6 +556,8 @@ class Group:
 
 class Gone:
     """The service of a pool that the configuration no longer has: its workers finish."""
+
+    hidden = True
 
     def __init__(self, name: str) -> None:
         self.pool = Pool(name=name)

@@ -177,7 +177,7 @@ class Tracer:
         self._pid = 0
         self._sequence = 0
         self._lines: list[tuple[str, ...]] = []
-        self._answering = False
+        self._answering = self._asked = False
 
     def install(
         self,
@@ -197,20 +197,25 @@ class Tracer:
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
         """Write an answer. The application may hold any lock: no import, no logging, no lock."""
-        if self._answering or os.getpid() != self._pid:
+        if os.getpid() != self._pid:
             return
-        self._answering = True
-        try:
-            self._write_all(frame)
-        except Exception as error:
-            # What another signal's handler raised meanwhile belongs to the application.
-            trace = error.__traceback__
-            while trace is not None and trace.tb_next is not None:
-                trace = trace.tb_next
-            if trace is not None and trace.tb_frame.f_code.co_filename != _HERE:
-                raise
-        finally:
-            self._answering = False
+        self._asked = True
+        if self._answering:
+            return  # asked again while it writes, it writes again: a lost answer means URG
+        while self._asked:
+            self._asked = False
+            self._answering = True
+            try:
+                self._write_all(frame)
+            except Exception as error:
+                # What another signal's handler raised meanwhile belongs to the application.
+                trace = error.__traceback__
+                while trace is not None and trace.tb_next is not None:
+                    trace = trace.tb_next
+                if trace is not None and trace.tb_frame.f_code.co_filename != _HERE:
+                    raise
+            finally:
+                self._answering = False
 
     def _write_all(self, frame: FrameType | None) -> None:
         self._sequence += 1
@@ -352,7 +357,7 @@ _WRAPPERS = (
 )
 """Types of C that stand between two links of a chain and do not tell the next one."""
 
-_WAITERS = {
+_WAITERS: dict[tuple[str, str], tuple[str, ...]] = {
     ("wait_for", "asyncio/tasks.py"): ("fut",),  # until Python 3.11
     ("_wait", "asyncio/tasks.py"): ("fs",),
     ("_wait_for_one", "asyncio/tasks.py"): ("self._todo",),  # since Python 3.13
@@ -361,7 +366,7 @@ _WAITERS = {
     ("__aexit__", "anyio/_backends/_asyncio.py"): ("self._tasks",),
 }
 """(function, end of its file) -> which of its variables hold the tasks that it waits for."""
-_WORKERS = {
+_WORKERS: dict[tuple[str, str], tuple[str, ...]] = {
     ("run", "concurrent/futures/thread.py"): ("self.future", "task.future"),
     ("run", "anyio/_backends/_asyncio.py"): ("future",),
 }

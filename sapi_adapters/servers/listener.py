@@ -69,6 +69,26 @@ class Listener:
         host, port = self.socket.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
+    def listens_on(self, address: str) -> bool:
+        """Tell whether this is the socket that *address* means, a path or as for :func:`bind_tcp`.
+
+        So one that systemd made finds the pool that it is for.
+        """
+        if self.family == socket.AF_UNIX:
+            name = os.fsdecode(self.socket.getsockname())
+            return "/" in address and os.path.abspath(address) == name
+        if "/" in address:
+            return False
+        host, port = parse_address(address)
+        own, own_port = self.socket.getsockname()[:2]
+        if not host:
+            return (own, own_port) in (("::", port), ("0.0.0.0", port))  # noqa: S104
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except socket.gaierror:
+            return False
+        return (own, own_port) in {entry[4][:2] for entry in found}
+
     def lost(self) -> bool:
         """Tell whether the socket file is gone, or another's: nobody reaches this one any more."""
         if self.path is None:

@@ -11,6 +11,7 @@ import pwd
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,21 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sapi_adapters.loading import INTERFACES
-from sapi_adapters.manager.config import (
-    DYNAMIC,
-    GLOBAL,
-    ONDEMAND,
-    POOL,
-    STATIC,
-    Global,
-    Pool,
-    check,
-    dump,
-    is_tcp,
-    override,
-    read,
-    set_directive,
-)
+from sapi_adapters.manager.config import DYNAMIC, ONDEMAND, STATIC, Global, Pool
+from sapi_adapters.manager.configfile import dump, read
+from sapi_adapters.manager.directives import GLOBAL, POOL, override, set_directive
+from sapi_adapters.manager.rules import check
+from sapi_adapters.manager.values import is_tcp
 from sapi_adapters.sapi import ConfigurationError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -536,7 +527,7 @@ REFUSED = [
     ),
     (pool_file(f"[b]\n{BODY}listen = {{dir}}/./www.sock"), "is an address of pool www already"),
     (
-        pool_file("pm.status_path = /s\npm.status_listen = {dir}/www.sock"),
+        pool_file("pm.status_listen = {dir}/www.sock"),
         "pm.status_listen = .* is an address of pool www already",
     ),
 ]
@@ -588,7 +579,7 @@ WARNED = [
     ("listen.allowed_clients = ::1", "listen.allowed_clients has no effect on a Unix socket"),
     ("listen.acl_users = root\nlisten.owner = root", "listen.owner is ignored"),
     ("listen.acl_groups = root\nlisten.group = root", "listen.group is ignored"),
-    ("pm.status_listen = {dir}/www.sock", "without pm.status_path"),
+    ("pm.status_listen = {dir}/s.sock", "without pm.status_path"),
 ]
 
 
@@ -689,13 +680,23 @@ def test_check_holds_for_flags_as_well(fields: dict[str, object], message: str) 
 
 
 def test_what_flags_may_leave_out() -> None:
-    with pytest.raises(ConfigurationError, match="^log_limit = 1: this is not between 512 and"):
+    with pytest.raises(ConfigurationError, match=r"^log_limit = 1: this is not between 512 and"):
         check(Global(log_limit=1, pools=[Pool()]), root=False)
     # An application that is an object, an inherited socket, the kernel's port.
     check(Global(pools=[Pool()]), root=False)
     check(Global(pools=[Pool(listen="127.0.0.1:0", access_log="access.log")]), root=False)
     with pytest.raises(ConfigurationError, match="two pools"):
         check(Global(pools=[Pool(), Pool(name="WWW")]), root=False)
+
+
+def test_the_settings_alone_load_nothing_of_their_file() -> None:
+    # Every worker has them; what reads, checks and writes them is the master's.
+    script = "import sys, sapi_adapters.manager.config; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT, capture_output=True, timeout=60, check=True
+    )
+    loaded = {name for name in done.stdout.decode().split() if name.startswith("sapi_adapters.")}
+    assert loaded == {"sapi_adapters.manager", "sapi_adapters.manager.config"}
 
 
 def test_what_is_tcp() -> None:
@@ -938,7 +939,8 @@ DIFFERENCES = {
         *(pool_file(line) for line in ("user = root", "group = root", "user =") if ROOT),
     ],
     "an empty value is none": [pool_file("access.log =")],
-    "one port, written in two ways": [
+    "one address, written in two ways": [
+        pool_file(f"[b]\n{BODY}listen = {{dir}}/./www.sock"),
         pool_file(f"listen = 9000\n[b]\n{BODY}listen = *:9000"),
     ],
     "a pool's name stands in paths and log lines": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -457,6 +458,24 @@ def test_a_relative_path_is_still_right_in_another_directory(tmp_path, monkeypat
     monkeypatch.chdir("other")
     daemon.remove_pid("p")
     assert not (tmp_path / "p").exists()
+
+
+def test_nobody_else_looks_while_it_is_decided(pid_file, monkeypatch):
+    """Between the look at the old file and the new one nobody may find it stale as well."""
+    looked = []
+
+    def look(path: str) -> None:
+        directory = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            looked.append(path)
+        finally:
+            os.close(directory)
+
+    monkeypatch.setattr(daemon, "holder", look)
+    daemon.write_pid(pid_file)
+    assert looked == [pid_file]
 
 
 def test_of_those_that_start_at_once_one_gets_it(pid_file):

@@ -445,6 +445,15 @@ def test_those_that_start_count_as_idle():
     assert decide(DYNAMIC, look(workers, pace=Pace(11), tick=True), 1.0) == []
 
 
+def test_those_that_are_still_to_be_forked_count_as_idle():
+    """Else a pool would begin with one more than it is to start with, and grow by each death."""
+    assert decide(DYNAMIC, look([], pace=Pace(10), tick=True), 0.0) == [Spawn(1)] * 10
+    broken = look([busy(1)], pace=Pace(11), tick=True, failures=9, last_failure=0.0)
+    assert decide(DYNAMIC, broken, 1.0) == []
+    full = look([busy(n) for n in range(1, 32)], pace=Pace(40), tick=True)
+    assert decide(DYNAMIC, full, 1.0) == [Reached(), Keep(Pace(40, warned=True)), *[Spawn(1)] * 9]
+
+
 def test_those_that_leave_or_are_replaced_do_not_count():
     workers = [
         *(ready(n) for n in range(1, 10)),

@@ -420,8 +420,11 @@ def test_without_ipv6_a_bare_port_is_ipv4(monkeypatch):
 
 
 def test_a_bare_port_in_use_is_not_taken_half():
-    """IPv4 alone must not be what comes of a port that somebody has for both."""
-    first = listener.bind_tcp("0")
+    """IPv4 alone must not be what comes of a port that somebody has for IPv6."""
+    try:
+        first = listener.bind_tcp("[::]:0")  # IPv6 only
+    except ConfigurationError:
+        pytest.skip("there is no IPv6 here")
     port = first.socket.getsockname()[1]
     with pytest.raises(ConfigurationError, match="in use"):
         listener.bind_tcp(str(port))
@@ -541,6 +544,21 @@ def test_descriptors_are_inheritable_only_while_they_are_handed_over(tmp_path):
     made.close()
 
 
+def test_a_socket_file_that_went_meanwhile_is_lost_after_an_exec(tmp_path):
+    path = str(tmp_path / "s")
+    made = listener.bind_unix(path)
+    text = listener.hand_over([made])
+    os.unlink(path)
+    made.socket.detach()
+    (restored,) = listener.restore(text)
+    assert restored.lost()
+    second = listener.bind_unix(path)
+    assert restored.lost()
+    restored.close()
+    assert not second.lost()
+    second.close()
+
+
 def test_a_descriptor_that_became_anothers_is_not_restored(tmp_path):
     first, second = (listener.bind_unix(str(tmp_path / name)) for name in "ab")
     text = listener.hand_over([first])
@@ -556,6 +574,45 @@ def test_a_descriptor_that_became_anothers_is_not_restored(tmp_path):
 def test_what_describes_no_listeners_is_refused(text):
     with pytest.raises(ConfigurationError):
         listener.restore(text)
+
+
+@pytest.mark.parametrize(
+    ("bound", "address", "same"),
+    [
+        ("127.0.0.1:{p}", "127.0.0.1:{p}", True),
+        ("127.0.0.1:{p}", "127.0.0.1:1", False),
+        ("127.0.0.1:{p}", "127.0.0.2:{p}", False),
+        ("127.0.0.1:{p}", "{p}", False),
+        ("127.0.0.1:{p}", "/run/{p}", False),
+        ("0.0.0.0:{p}", "{p}", True),
+        ("0.0.0.0:{p}", "127.0.0.1:{p}", False),
+        ("[::1]:{p}", "[0:0::1]:{p}", True),
+        ("[::1]:{p}", "[::]:{p}", False),
+        ("{p}", ":{p}", True),
+        ("{p}", "no-such-host.invalid:{p}", False),
+    ],
+)
+def test_a_tcp_socket_knows_what_means_it(bound, address, same, monkeypatch):
+    real = socket.getaddrinfo
+
+    def numbers_only(host, *arguments, **options):
+        return real(host, *arguments, **{**options, "flags": socket.AI_NUMERICHOST})
+
+    made = listener.bind_tcp(bound.format(p=0))
+    port = made.socket.getsockname()[1]
+    monkeypatch.setattr(socket, "getaddrinfo", numbers_only)  # no question leaves this machine
+    assert made.listens_on(address.format(p=port)) is same
+    made.close()
+
+
+def test_a_unix_socket_knows_what_means_it(tmp_path, monkeypatch):
+    made = listener.bind_unix(str(tmp_path / "s"))
+    monkeypatch.chdir(tmp_path)
+    assert made.listens_on(f"{tmp_path}/./s")
+    assert made.listens_on("./s")
+    for other in (f"{tmp_path}/t", "9000", "s:1"):
+        assert not made.listens_on(other)
+    made.close()
 
 
 # -- started by others
