@@ -22,7 +22,7 @@ FLOORS = [
     (
         4,
         "names, options, commands",
-        ["names", "loading", "running", "embedding", "commands", "__init__"],
+        ["names", "loading", "running", "embedding", "debugging", "commands", "__init__"],
     ),
     (4, "and what stands before them", ["__main__", "testing", "flup"]),
     (-1, "forks, signals, counts", ["manager"]),
