@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from .sapi import ConfigurationError, interface_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .sapi import Gateway, Sapi
 
 INTERFACES = ("auto", "wsgi", "asgi", "asgi2")
@@ -46,12 +48,18 @@ def load(reference: str) -> Any:
 
 
 def gateway_for(
-    application: Any, sapi: Sapi, *, interface: str = "auto", factory: bool = False
+    application: Any,
+    sapi: Sapi,
+    *,
+    interface: str = "auto",
+    factory: bool = False,
+    wrap: Callable[[Any, str], Any] | None = None,
 ) -> Gateway:
     """Return the gateway of *application*, an object or ``"module:attribute"``.
 
     *interface* is ``"wsgi"``, ``"asgi"``, ``"asgi2"``, or ``"auto"`` to find out. With *factory*
-    it is called, without arguments, for the application. Raises :class:`ConfigurationError`.
+    it is called, without arguments, for the application. *wrap* puts something around it, given
+    the application and its interface. Raises :class:`ConfigurationError`.
     """
     if interface not in INTERFACES:
         raise ConfigurationError(f"interface {interface!r} is none of {', '.join(INTERFACES)}")
@@ -71,6 +79,8 @@ def gateway_for(
             raise ConfigurationError(f"the factory {named} returned nothing callable")
     if interface == "auto":
         interface = interface_of(application)
+    if wrap is not None:
+        application = wrap(application, interface)
     if interface == "wsgi":
         from .gateways.wsgi import WsgiGateway
 

@@ -12,10 +12,11 @@ from .names import guess, sapi_class
 from .sapi import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .adapters.server import ServerSapi
     from .manager.config import Global, Pool
+    from .sapi import Gateway
 
 _PATHS = ("socket", "pid", "access_log", "error_log")
 
@@ -29,6 +30,7 @@ def run(
     extensions: tuple[str, ...] = (),
     sendfile: tuple[str, ...] = (),
     chdir: str | None = None,
+    debug: bool = False,
     test: bool = False,
     **options: Any,
 ) -> int:
@@ -39,7 +41,8 @@ def run(
     :class:`ConfigurationError` raised.
 
     *extensions* are ``"module:attribute"``. *sendfile* maps directories to the front end, see
-    :mod:`sapi_adapters.sendfile`. With *test* everything is made and imported, but nothing is
+    :mod:`sapi_adapters.sendfile`. With *debug* errors show their traceback in the browser, see
+    :mod:`sapi_adapters.debugging`. With *test* everything is made and imported, but nothing is
     served. What else there is goes to the SAPI.
     """
     if sapi is None:
@@ -53,6 +56,7 @@ def run(
                 extensions=extensions,
                 sendfile=sendfile,
                 chdir=chdir,
+                debug=debug,
                 test=test,
                 **options,
             )
@@ -68,6 +72,13 @@ def run(
         except OSError as error:
             raise ConfigurationError(f"cannot change to {chdir}: {error.strerror}") from error
     runtime_class = sapi_class(sapi)
+    if debug:
+        from .adapters.server import ServerSapi
+
+        if not issubclass(runtime_class, ServerSapi):
+            raise ConfigurationError(f"--debug needs a SAPI that listens, and {sapi} does not")
+        if options.setdefault("workers", 1) != 1:
+            raise ConfigurationError("--debug is for development: with one worker")
     try:
         runtime = runtime_class(**options)
     except TypeError as error:
@@ -81,11 +92,28 @@ def run(
         from .sendfile import SendfileMap
 
         runtime.sendfile = SendfileMap(sendfile)
+    wrap = _debugger(runtime) if debug else None
+
+    def load_gateway() -> Gateway:
+        return gateway_for(app, runtime, interface=interface, factory=factory, wrap=wrap)
+
     if test:
-        gateway_for(app, runtime, interface=interface, factory=factory)
+        load_gateway()
         sys.stderr.write(f"{app!r} loads, and {sapi} takes these options\n")
         return 0
-    return runtime.run(lambda: gateway_for(app, runtime, interface=interface, factory=factory))
+    return runtime.run(load_gateway)
+
+
+def _debugger(runtime: Any) -> Callable[[Any, str], Any]:
+    """Return what puts a debugger around an application; *runtime* must be safe for it."""
+    from .debugging import refuse_unless_loopback, wrap
+
+    runtime.inspect = refuse_unless_loopback
+
+    def debugged(application: Any, interface: str) -> Any:
+        return wrap(application, interface, [each.describe() for each in runtime.listeners])
+
+    return debugged
 
 
 def run_file(

@@ -97,6 +97,8 @@ class ServerSapi(Sapi):
         self.load: Load = _nothing
         self._where: tuple[str | None, str | None, int | None] = (socket, bind, fd)
         self._reload = reload
+        self.inspect: Callable[[Sequence[Listener]], None] = lambda listeners: None
+        """Called with the listeners before anything is served; raises to refuse them."""
         self._pages_of: Pool | None = None
         """The pool whose status this one is there to show."""
         self._inherited: dict[str, Listener] = {}
@@ -170,6 +172,7 @@ class ServerSapi(Sapi):
     def startup(self) -> None:
         """Open the sockets and logs."""
         self.listeners = self._open()
+        self.inspect(self.listeners)
         allowed = self.pool.listen_allowed_clients
         listener.allow_web_servers(self.listeners, ",".join(allowed) if allowed else None)
         if self.pool.access_log is not None:

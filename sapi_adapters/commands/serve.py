@@ -75,6 +75,7 @@ class _Mode(_IntType):
 @click.option("--sendfile", multiple=True, metavar="RULE", help="x-sendfile=DIR, ...; repeatable.")
 @click.option("--extension", "extensions", multiple=True, metavar="MODULE:ATTR", help="Repeatable.")
 @click.option("--reload", is_flag=True, help="Reload when a source file changes (development).")
+@click.option("--debug", is_flag=True, help="Errors show their traceback (development).")
 @click.option("-t", "--test", count=True, help="Check everything, then end; -tt shows FILE too.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="cli only.")
 @click.option("-d", "--data", metavar="TEXT|@FILE", help="Request body; @- is stdin. cli only.")

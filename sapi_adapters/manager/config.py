@@ -85,6 +85,8 @@ class Pool:
     pm_max_spare_servers: int = 0
     pm_max_spawn_rate: int = 32
     pm_process_idle_timeout: float = 10.0
+    pm_start_timeout: float = 60.0
+    """How long a worker may take until it accepts; 0 is for ever."""
     pm_max_requests: int = 0
     pm_max_requests_jitter: int = 0
     """Up to so many requests less, chosen by each worker, so that not all leave at once."""

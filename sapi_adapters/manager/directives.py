@@ -115,6 +115,7 @@ POOL = (
     Directive("pm.max_spare_servers", COUNT),
     Directive("pm.max_spawn_rate", COUNT),
     Directive("pm.process_idle_timeout", TIME),
+    Directive("pm.start_timeout", TIME),
     Directive("pm.max_requests", COUNT),
     Directive("pm.max_requests_jitter", COUNT),
     Directive("pm.max_memory", SIZE),

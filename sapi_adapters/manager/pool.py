@@ -11,6 +11,7 @@ from .children import BROKEN, MISTAKE, READY, Child, Worker, fork
 from .config import ONDEMAND, Pool
 from .log import LogFile, WorkerOutput
 from .policy import (
+    STARTING,
     Keep,
     Pace,
     Promote,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from .slowlog import Dump
 
 _CRASHES = (-signal.SIGSEGV, -signal.SIGBUS)
+_TRACE_PATIENCE, _THREADS_PATIENCE = 1.5, 4.0
+"""Seconds that a worker which is to be ended has to say where it is; see slowlog.py."""
 _SHORT = 1.0
 """A worker that ends within so many seconds by itself failed to start, in effect."""
 
@@ -78,6 +81,7 @@ def settings_of(pool: Pool, config: Global) -> Settings:
         idle_timeout=pool.pm_process_idle_timeout,
         slow_after=pool.request_slowlog_timeout,
         request_timeout=pool.request_terminate_timeout,
+        start_timeout=pool.pm_start_timeout,
         max_memory=pool.pm_max_memory,
         grace=config.process_control_timeout,
     )
@@ -264,9 +268,12 @@ class Group:
         if action.why:
             level = "debug" if action.what == "QUIT" else "warning"
             self.log(f"worker {child.pid}: {action.why}: {action.what}", level)
+        if child.state == STARTING:
+            child.failure = child.failure or action.why
         late = action.what == "TERM" and "took longer" in action.why
         if late and self._trace(child, "execution timed out", then="TERM"):
-            child.tell(action.what, send=False)  # once it has said where it is
+            child.tell(action.what, send=False)  # once it has said where it is, or soon
+            child.since += self._tracing[child.pid].patience
         else:
             child.tell(action.what)
 
@@ -299,15 +306,17 @@ class Group:
         if child.trace_fd < 0:
             return False
         if child.pid in self._tracing:
-            self._tracing[child.pid].then = then
+            self._tracing[child.pid].then = then or self._tracing[child.pid].then
+            self._tracing[child.pid].began = now
             return True
         request = child.slot.request(slowest)
         line = f"{request.method} {request.uri}"
         self.log(f"worker {child.pid}: {line} {why}", "warning")
-        tracing = Tracing(child.pid, child.trace_fd, now)
-        self._tracing[child.pid] = _Traced(
-            child, tracing, line, request.script or self.service.pool.app, then
-        )
+        threaded = child.slot.capacity > 1 and not child.patience
+        tracing = Tracing(child.pid, child.trace_fd, now, all_threads=threaded)
+        script = request.script or self.service.pool.app
+        patience = _THREADS_PATIENCE if threaded else _TRACE_PATIENCE
+        self._tracing[child.pid] = _Traced(child, tracing, line, script, then, now, patience)
         return True
 
     @property
@@ -322,8 +331,9 @@ class Group:
             if dump is not None:
                 del self._tracing[pid]
                 self._write_trace(traced, dump)
-                if traced.then and pid in self.children:
-                    traced.child.signal(getattr(signal, f"SIG{traced.then}"))
+            if traced.then and (dump is not None or now >= traced.began + traced.patience):
+                traced.child.tell(traced.then)
+                traced.late, traced.then = True, ""
 
     def _write_trace(self, traced: _Traced, dump: Dump) -> None:
         depth = self.service.pool.request_slowlog_trace_depth
@@ -332,7 +342,7 @@ class Group:
         )
         if self._slowlog is not None:
             self._slowlog.write(record.encode("utf-8", "backslashreplace"))
-        if self._slowlog is None or traced.then:
+        if self._slowlog is None or traced.late or traced.then:
             self.log(
                 "worker " + record.partition("pid ")[2].replace("\n", " was here:\n", 1), "warning"
             )
@@ -443,7 +453,11 @@ class Group:
         said = f"worker {child.pid} {how} after {lived:.1f} s"
         if code in _CRASHES:
             self.crashes.append(time.monotonic())
-        if child.told or stopping:
+        wanted = child.generation in (self.generation, self.next_generation)
+        hung = child.told and child.failure and wanted and not stopping
+        if hung:
+            self._failed(child, code, f"worker {child.pid} {child.failure}")
+        elif child.told or stopping:
             self.log(said, "debug")
         elif child.state == READY and (lived > _SHORT or code == 0):
             self.log(said, "notice" if code == 0 else "warning")
@@ -580,12 +594,27 @@ class Gone:
 class _Traced:
     """A worker that was asked where it is."""
 
-    def __init__(self, child: Child, tracing: Tracing, line: str, script: str, then: str) -> None:
+    def __init__(
+        self,
+        child: Child,
+        tracing: Tracing,
+        line: str,
+        script: str,
+        then: str,
+        began: float,
+        patience: float,
+    ) -> None:
         self.child = child
         self.tracing = tracing
         self.line = line
         self.script = script
         self.then = then
+        """The signal that it gets afterwards."""
+        self.late = False
+        """It has got that already."""
+        self.began = began
+        self.patience = patience
+        """How long that signal may wait for the answer."""
 
 
 def _slots(service: Service) -> int:

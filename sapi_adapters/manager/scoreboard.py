@@ -1,9 +1,9 @@
 """Memory that a pool's workers share with their master: what each of them is doing, and counts.
 
 A worker has a slot, and in it one entry for each request that it can serve at a time. It writes
-its own entries and nothing else; the master writes the head of the pool and of the slots. Anybody
-reads: the worker that answers a request for the status page, and the master, which takes checked
-numbers from the entries and nothing else: no process id, no text, no offset.
+its own entries and how many they are; the master writes the head of the pool and of the slots.
+Anybody reads: the worker that answers a request for the status page, and the master, which takes
+checked numbers from the entries and nothing else: no process id, no text, no offset.
 
 Numbers are exact: an entry has one writer, and counts what it began. What a worker has counted
 goes to the pool's head, in one step for the reader, when its slot becomes another's.
@@ -43,9 +43,15 @@ LAYOUT = 1
 
 _SLOT_HEAD = Struct("=QQQBxxxIddQ")
 """Process id, number, generation, leaving, capacity, start (monotonic, epoch), resident bytes."""
+_CAPACITY, _CAPACITY_AT = Struct("=I"), 28
 _SLOT_HEAD_SIZE = 64
 _POOL_HEAD_SIZE = 1024
 _SEQUENCE = Struct("=Q")
+_LARGEST = (1 << 64) - 1
+_MOST_REQUESTS = 1 << 48
+"""More than that no worker serves: its sums fit into eight bytes, whatever it writes."""
+_LATEST = 1e11
+"""Seconds; no clock shows more."""
 
 
 @dataclass
@@ -121,8 +127,13 @@ class Slot:
         self._at = at
 
     def set_capacity(self, capacity: int) -> int:
-        """Use *capacity* entries, or as many as there are; return how many."""
+        """Use *capacity* entries, or as many as there are; return how many.
+
+        It is shown at once: a reader must not overlook what the other entries count.
+        """
         self.capacity = max(1, min(capacity, self._entries))
+        at = self._at + _CAPACITY_AT
+        self.memory[at : at + _CAPACITY.size] = _CAPACITY.pack(self.capacity)
         return self.capacity
 
     def entry(self, index: int) -> int:
@@ -146,12 +157,16 @@ class Slot:
     ) -> None:
         """Say who has the slot; the master's to write."""
         head = (pid, number, generation, leaving, self.capacity, started, epoch, memory)
-        _SLOT_HEAD.pack_into(self.memory, self._at, *head)
+        # pack_into() would fill the place with zeros first, and a reader miss the worker.
+        self.memory[self._at : self._at + _SLOT_HEAD.size] = _SLOT_HEAD.pack(*head)
 
     def times(self) -> list[tuple[int, int, float, float]]:
         """Return stage, requests begun, begin and end of each entry."""
         found = (END.unpack_from(self.memory, self.entry(n)) for n in range(self.capacity))
-        return [(stage, begun, started, ended) for stage, begun, started, ended, _ in found]
+        return [
+            (stage, min(begun, _MOST_REQUESTS), started, ended)
+            for stage, begun, started, ended, _ in found
+        ]
 
     def active(self) -> int:
         """Return how many requests are running."""
@@ -169,10 +184,10 @@ class Slot:
         length = length.rstrip(b"\0")
         return Request(
             stage if stage < len(STAGES) else IDLE,
-            begun,
-            started,
-            ended,
-            cpu,
+            min(begun, _MOST_REQUESTS),
+            _seconds(started),
+            _seconds(ended),
+            _seconds(cpu),
             _text(method),
             int(length) if length.isdigit() else 0,
             _text(user),
@@ -187,14 +202,28 @@ class Slot:
         )
         if not pid:
             return None
-        requests = tuple(self.request(n) for n in range(self.set_capacity(capacity)))
+        capacity = max(1, min(capacity, self._entries))
+        requests = tuple(self.request(n) for n in range(capacity))
         return Row(
-            pid, number, generation, bool(leaving), started, epoch, memory, capacity, requests
+            pid,
+            number,
+            generation,
+            bool(leaving),
+            _seconds(started),
+            _seconds(epoch),
+            memory,
+            capacity,
+            requests,
         )
 
 
 def _text(raw: bytes) -> str:
     return raw.rstrip(b"\0").decode("latin-1")
+
+
+def _seconds(value: float) -> float:
+    """Return *value*, or 0 when it is no time: a worker can write what it likes."""
+    return value if 0.0 <= value <= _LATEST else 0.0
 
 
 class Scoreboard:
@@ -227,13 +256,17 @@ class Scoreboard:
     def publish(self, freed: int | None = None) -> None:
         """Show :attr:`head`; slot *freed* is cleared in the same step, as a reader sees it."""
         (sequence,) = _SEQUENCE.unpack_from(self.memory, 0)
-        _SEQUENCE.pack_into(self.memory, 0, sequence | 1)
+        self._set_sequence(sequence | 1)
         if freed is not None:
             self.slot(freed).clear()
         numbers = [getattr(self.head, name) for name in _NUMBERS]
+        counts = [min(number, _LARGEST) for number in numbers[2:]]
         text = self.head.last_failure.encode("utf-8", "replace")[:512]
-        _HEAD.pack_into(self.memory, _SEQUENCE.size, *numbers, text)
-        _SEQUENCE.pack_into(self.memory, 0, (sequence | 1) + 1)
+        _HEAD.pack_into(self.memory, _SEQUENCE.size, *numbers[:2], *counts, text)
+        self._set_sequence((sequence | 1) + 1 & _LARGEST)
+
+    def _set_sequence(self, sequence: int) -> None:
+        self.memory[: _SEQUENCE.size] = _SEQUENCE.pack(sequence)
 
     def read(self) -> tuple[Head, list[Row]]:
         """Return the pool's head and its workers, as of one moment."""
@@ -246,6 +279,7 @@ class Scoreboard:
                 break
             time.sleep(0)  # the master is in the middle of it
         head = Head(*numbers)
+        head.started, head.started_clock = _seconds(head.started), _seconds(head.started_clock)
         head.last_failure = text.rstrip(b"\0").decode("utf-8", "replace")
         return head, rows
 

@@ -65,7 +65,7 @@ PATIENCE = 0.5
 PATIENCE_ALL = 3.0
 """The same for the first one where the last resort shows all threads: they must not execute
 Python then, and a main thread that others compete with may get the interpreter's lock late."""
-GIVE_UP = 10.0
+GIVE_UP = 15.0
 """Seconds after which a worker that gets no processor time is not asked any more."""
 _LIMIT = 1 << 20  # bytes of one answer: the worker is not trusted
 _STACKS = 100  # of one answer, as faulthandler's
@@ -524,7 +524,8 @@ def _is_asyncio(function: FunctionType) -> bool:
 def stack_of(task: Any, depth: int = 20) -> list[str]:
     """Return where *task* is, and what it waits for, as lines of a record; called on its loop."""
     lines = []
-    threads = _Threads(sys._current_frames())
+    tops = {**sys._current_frames(), get_ident(): sys._getframe(1)}  # its own would be a cycle
+    threads = _Threads(tops)
     for title, frames in _task_stacks(task, threads, set(), depth):
         lines.append(f"+++ {title}")
         for frame in frames:
@@ -698,12 +699,12 @@ class Trace:
         self._last_resort = last_resort
         self._last_wait = False
         self._all_threads = all_threads
-        self._patience = PATIENCE_ALL if all_threads else PATIENCE
+        self._enough_cpu = 1.0 if all_threads else PATIENCE
         self._usage = usage(pid, all_threads)
         self._collector = Collector()
         self._read()
         self._collector.begin(now)
-        self._collector.wait(now, self._patience)
+        self._collector.wait(now, PATIENCE_ALL if all_threads else PATIENCE)
         self._send(signal_number)
 
     def poll(self, now: float) -> Dump | None:
@@ -717,7 +718,7 @@ class Trace:
         if collector.answered:
             self._last_wait = True  # for the rest
             collector.wait(now)
-        elif stuck(self._usage, usage(self._pid, self._all_threads), self._patience):
+        elif stuck(self._usage, usage(self._pid, self._all_threads), self._enough_cpu):
             self._last_wait = True  # all of it: what faulthandler writes has no end
             collector.wait(now)
             self._send(self._last_resort)

@@ -123,8 +123,15 @@ class Program:
         self.process.send_signal(number)
 
     def status(self, pool: str = "www") -> dict[str, Any]:
-        """Return a pool's status page."""
-        found = fetch(self.address(pool), SCRIPT_NAME="/status", PATH_INFO="", QUERY_STRING="json&full")
+        """Return a pool's status page; with a pm.status_listen that is no request of the pool."""
+        directives = self.pools[pool]
+        address = directives.get("pm.status_listen") or directives.get("listen")
+        found = fetch(
+            address or self.address(pool),
+            SCRIPT_NAME="/status",
+            PATH_INFO="",
+            QUERY_STRING="json&full",
+        )
         page: dict[str, Any] = json.loads(found.body)
         return page
 

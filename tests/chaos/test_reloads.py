@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from contextlib import ExitStack
 
@@ -20,7 +19,7 @@ _GROWTH = 6 << 20
 
 
 @pytest.mark.parametrize(
-    ("reloads", "rate"), [(12, 70), pytest.param(100, 200, marks=pytest.mark.slow)]
+    ("reloads", "rate"), [(12, 70), pytest.param(100, 200, marks=pytest.mark.long)]
 )
 def test_reloads_under_load_fail_nothing(tmp_path, reloads, rate):
     with running(Program(tmp_path, KINDS)) as program, ExitStack() as stack:
@@ -87,9 +86,9 @@ def test_no_old_code_answers_after_a_reload_has_ended(tmp_path):
                 time.sleep(0.5)
         assert not load.seen.failures
         late = 0.0
-        for number, (begin, end) in enumerate(itertools.pairwise([*done, done[-1] + 9])):
+        for number, begin in enumerate(done):
             for sent, _, body in load.seen.answers:
-                if begin < sent < end and body != f"version {number}":
+                if sent > begin and body < f"version {number}":
                     late = max(late, sent - begin)
         print(f"\nold code took requests for {late * 1e3:.0f} ms after the reload's end")
         assert late < 2, "an old worker went on accepting"

@@ -52,7 +52,7 @@ def this_thread(line: str = "GET /slow?x=1", ago: float = 10.0) -> Running:
 def in_sleep(running: list[Running]) -> None:
     running.append(this_thread())
     ready()
-    time.sleep(60)
+    time.sleep(90)
 
 
 def in_a_loop(running: list[Running]) -> None:
@@ -90,7 +90,7 @@ def in_c_with_the_lock(running: list[Running]) -> None:
 
 def in_a_thread_in_c_with_the_lock(running: list[Running]) -> None:
     def other_thread() -> None:
-        threading.Event().wait(60)
+        threading.Event().wait(90)
 
     def slow_thread() -> None:
         running.append(this_thread())
@@ -99,7 +99,7 @@ def in_a_thread_in_c_with_the_lock(running: list[Running]) -> None:
 
     threading.Thread(target=other_thread, daemon=True).start()
     threading.Thread(target=slow_thread, daemon=True).start()
-    time.sleep(60)
+    time.sleep(90)
 
 
 def in_threads(running: list[Running]) -> None:
@@ -108,22 +108,22 @@ def in_threads(running: list[Running]) -> None:
     def fast_thread() -> None:
         running.append(this_thread("GET /fast", 1.0))
         busy.release()
-        time.sleep(60)
+        time.sleep(90)
 
     def slow_thread() -> None:
         running.append(this_thread("GET /slow\r\nX: \udcff", 5.0))
         busy.release()
-        time.sleep(60)
+        time.sleep(90)
 
     def idle_thread() -> None:
         busy.release()
-        time.sleep(60)
+        time.sleep(90)
 
     for target in (fast_thread, idle_thread, slow_thread):
         threading.Thread(target=target, name=target.__name__, daemon=True).start()
         busy.acquire()
     ready()
-    time.sleep(60)
+    time.sleep(90)
 
 
 def in_deep_recursion(running: list[Running]) -> None:
@@ -193,7 +193,7 @@ def reading(running: list[Running]) -> None:
 
     threading.Thread(target=write_later, daemon=True).start()
     read()
-    time.sleep(60)
+    time.sleep(90)
 
 
 def forking(running: list[Running]) -> None:
@@ -205,7 +205,7 @@ def forking(running: list[Running]) -> None:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         ready()
-    time.sleep(60)
+    time.sleep(90)
 
 
 def with_a_broken_list(running: list[Running]) -> None:
@@ -220,7 +220,7 @@ def with_a_broken_list(running: list[Running]) -> None:
 
 
 async def innermost() -> None:
-    await asyncio.sleep(60)
+    await asyncio.sleep(90)
 
 
 async def middle() -> None:
@@ -236,7 +236,7 @@ async def gathering() -> None:
 
 
 async def with_a_limit() -> None:
-    await asyncio.wait_for(middle(), 60)
+    await asyncio.wait_for(middle(), 90)
 
 
 async def waiting() -> None:
@@ -253,7 +253,7 @@ async def as_completed() -> None:
 
 
 def blocking_function() -> None:
-    time.sleep(60)
+    time.sleep(90)
 
 
 async def in_an_executor() -> None:
@@ -396,7 +396,7 @@ class Worker:
         return finished(Trace(self.pid, self.reader, now, thread, self.all_threads))
 
     def ask_until(self, condition: Callable[[Dump], object]) -> Dump:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 50
         while True:
             dump = self.ask()
             if condition(dump):
@@ -406,7 +406,7 @@ class Worker:
 
 
 def finished(trace: Trace) -> Dump:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 50
     while (dump := trace.poll(time.monotonic())) is None:
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -415,9 +415,9 @@ def finished(trace: Trace) -> Dump:
 
 @contextlib.contextmanager
 def worker(program: str, options: str = "") -> Iterator[Worker]:
-    """Run *program* with a limit of 60 seconds, and end it."""
+    """Run *program* with a limit of 90 seconds, and end it."""
     started = Worker(program, options)
-    limit = threading.Timer(60, started.process.kill)
+    limit = threading.Timer(90, started.process.kill)
     limit.start()
     try:
         yield started
@@ -926,3 +926,22 @@ def test_nothing_in_a_request_can_begin_a_line_of_the_record():
         assert all(line.isprintable() for line in record.split("\n"))
         assert len(re.findall(r"(?m)^\[\d\d-", record)) == 1
         record.encode()
+
+
+def test_a_task_can_be_told_without_a_signal():
+    async def ask() -> list[str]:
+        task = asyncio.ensure_future(with_a_limit())
+        while "innermost" not in (text := " ".join(slowlog.stack_of(task))):
+            await asyncio.sleep(0)
+            assert time.monotonic() < end, text
+        lines = slowlog.stack_of(task)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return lines
+
+    end = time.monotonic() + 20
+    lines = asyncio.run(ask())
+    assert re.fullmatch(r"\+\+\+ task Task-\d+", lines[0])
+    frames = [line for line in lines if not line.startswith("+++")]
+    assert all(re.match(r"\[0x[0-9a-f]{16}\] \S+\(\) \S+:\d+$", frame) for frame in frames)
+    assert all(name in " ".join(frames) for name in ("innermost", "middle", "with_a_limit"))
