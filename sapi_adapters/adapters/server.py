@@ -28,7 +28,7 @@ from .pages import AsyncPagesGateway, Pages, PagesGateway, PagesOnly
 from .tree import run_pools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from ..manager.log import ErrorLog
     from ..sapi import Gateway, Load
@@ -97,6 +97,7 @@ class ServerSapi(Sapi):
         self.load: Load = _nothing
         self._where: tuple[str | None, str | None, int | None] = (socket, bind, fd)
         self._reload = reload
+        self._web_servers = None if pool else variables.get("FCGI_WEB_SERVER_ADDRS")
         self.inspect: Callable[[Sequence[Listener]], None] = lambda listeners: None
         """Called with the listeners before anything is served; raises to refuse them."""
         self._pages_of: Pool | None = None
@@ -114,7 +115,6 @@ class ServerSapi(Sapi):
                 listen_owner=socket_owner,
                 listen_group=socket_group,
                 listen_mode=socket_mode,
-                listen_allowed_clients=_web_servers(variables),
                 app="application",
                 pm_max_children=0 if workers is None else workers,
                 pm_max_requests=max_requests,
@@ -173,8 +173,8 @@ class ServerSapi(Sapi):
         """Open the sockets and logs."""
         self.listeners = self._open()
         self.inspect(self.listeners)
-        allowed = self.pool.listen_allowed_clients
-        listener.allow_web_servers(self.listeners, ",".join(allowed) if allowed else None)
+        listener.allow_clients(self.listeners, self.pool.listen_allowed_clients)
+        listener.allow_web_servers(self.listeners, self._web_servers)
         if self.pool.access_log is not None:
             self._access_log = AccessLog(
                 self.pool.access_log,
@@ -246,9 +246,8 @@ class ServerSapi(Sapi):
             found.append(self._access_log.fileno())
         return found
 
-    def retire(self, successor: Any) -> None:
-        """Close what *successor* does not use."""
-        kept = [] if successor is None else successor.listeners
+    def retire(self, kept: Collection[Any]) -> None:
+        """Close the listeners that are not in *kept*, and the log."""
         for each in self.listeners:
             if each not in kept:
                 each.close()
@@ -510,12 +509,6 @@ class ServerSapi(Sapi):
 
 def _nothing() -> Gateway:
     raise ConfigurationError("there is no application")
-
-
-def _web_servers(variables: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the addresses in FCGI_WEB_SERVER_ADDRS (S§3.2)."""
-    addresses = variables.get("FCGI_WEB_SERVER_ADDRS")
-    return () if addresses is None else tuple(addresses.split(","))
 
 
 def _workers_asked(variables: Mapping[str, str]) -> int | None:

@@ -131,6 +131,8 @@ class Master:
         self._groups: list[Group] = []
         self._leaving: list[Group] = []
         """Pools that the configuration no longer has."""
+        self._wanted: Sequence[Service] = ()
+        """What a reload that is being begun brings."""
         self._stopping = ""
         self._status = 0
         self._announced = False
@@ -166,6 +168,7 @@ class Master:
             self._error_log,
             alone=alone,
             forget=self._waiting.remove,
+            in_use=self._listeners,
             known=known,
         )
         self._watch_arrivals(group)
@@ -211,6 +214,15 @@ class Master:
         os.close(reader)
         os.close(writer)
         return self._status
+
+    def services(self) -> list[Service]:
+        """Return all whose listeners are open: they start, finish or serve."""
+        groups = self._all()
+        found = [*self._wanted, *(g.next_service for g in groups), *(g.service for g in groups)]
+        return list({id(service): service for service in found}.values())
+
+    def _listeners(self) -> list[Any]:
+        return [listener for service in self.services() for listener in service.listeners]
 
     def _all(self) -> list[Group]:
         return [*self._groups, *self._leaving]
@@ -314,6 +326,7 @@ class Master:
                 group.abandon(str(error))
             return
         self._config = config
+        self._wanted = services
         wanted = {service.pool.name: service for service in services}
         for group in list(self._groups):
             service = wanted.pop(group.name, None)
@@ -326,6 +339,7 @@ class Master:
                 self._watch_arrivals(group)
         for service in wanted.values():
             self._groups.append(self._group(service, alone=False))
+        self._wanted = ()
 
     # -- another program
 
@@ -378,8 +392,8 @@ class Master:
         """See whether a start or a reload has come to its end, and say so."""
         for group in self._leaving[:]:
             if not group.children:
-                group.close()
                 self._leaving.remove(group)
+                group.close()
         for group in self._groups:
             if group.wants_reload:
                 group.wants_reload = False

@@ -31,7 +31,7 @@ from .slowlog import format_record
 from .upgrade import board_of, children_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from .config import Global
     from .log import ErrorLog
@@ -59,8 +59,8 @@ class Service(Protocol):
     def log_descriptors(self) -> list[int]:
         """Return what a worker's logs are written to, after they were opened again."""
 
-    def retire(self, successor: Any) -> None:
-        """Close what *successor*, which serves now, does not use; everything when it is None."""
+    def retire(self, kept: Collection[Any]) -> None:
+        """Close the logs, and the listeners that are not in *kept*, those in use elsewhere."""
 
     def abandon(self, serving: Any) -> None:
         """Close, in a worker of *serving*, what it does not use."""
@@ -91,7 +91,7 @@ class Group:
     """The workers of one pool.
 
     *alone* is whether it is the only pool. *forget* is called with each listener's descriptor
-    before it is closed. *known* is what the master's earlier program left, see upgrade.py: its
+    before it is closed, *in_use* tells those of all pools. *known* is what the master's earlier program left, see upgrade.py: its
     workers serve, and those of *service* take their place as at a reload.
     """
 
@@ -103,6 +103,7 @@ class Group:
         *,
         alone: bool,
         forget: Callable[[int], None] = lambda fd: None,
+        in_use: Callable[[], Collection[Any]] = tuple,
         known: dict[str, Any] | None = None,
     ) -> None:
         self.service = service
@@ -130,6 +131,7 @@ class Group:
         self._slowlog: LogFile | None = None
         self._open_slowlog(service)
         self._forget = forget
+        self._in_use = in_use
         self._last_failure = 0.0
         self._next_target = 0
         self.number = 0
@@ -186,11 +188,9 @@ class Group:
 
     def reload(self, service: Service, config: Global) -> None:
         """Start another generation, of *service*."""
-        if self.reloading:
-            self._drop_next(service)  # a newer reload replaces one that is under way
+        settings = settings_of(service.pool, config)
+        self._drop_next(service, settings)  # a newer reload replaces one that is under way
         self._config = config
-        self.next_service = service
-        self.next_settings = settings_of(service.pool, config)
         self.next_generation = max(self.generation, self._newest()) + 1
         running = sum(
             c.generation == self.generation and not c.told for c in self.children.values()
@@ -229,10 +229,13 @@ class Group:
             room=room,
         )
         self.arrivals = 0
+        serving = self.generation
         for action in decide(settings, snapshot, now):
             worker = self._do(action)
             if worker is not None:
                 return worker
+        if self.generation != serving:  # the old ones are told now, not at the next tick
+            return self.act(now, stopping=stopping, tick=False, room=room)
         return None
 
     def _do(self, action: Action) -> Worker | None:
@@ -357,19 +360,18 @@ class Group:
         self.board.head.reloads += 1
         self.board.head.last_failure = ""
         self.log(f"generation {self.generation} serves", "notice")
-        self._retire(old)
+        if old is not self.service:
+            self._retire(old)
         self._publish()
 
     # -- workers
 
     def _spawn(self, generation: int) -> Worker | None:
         self.number += 1
-        board, index = self.board, -1
-        if self._free:
-            index = self._free.pop()
-        else:
-            board, index = Scoreboard(1), 0
+        board, index = self.board, self._free.pop() if self._free else -1
         try:
+            if index < 0:
+                board, index = Scoreboard(1), 0
             service = self.next_service if self._is_next(generation) else self.service
             settings = self.next_settings if self._is_next(generation) else self.settings
             process = fork(
@@ -381,7 +383,9 @@ class Group:
                 trace=bool(settings.slow_after or settings.request_timeout),
             )
         except OSError as error:
-            if board is self.board:
+            if board is not self.board:
+                board.close()
+            elif index >= 0:
                 self._free.append(index)
             self.failures += 1
             self._last_failure = time.monotonic()
@@ -390,6 +394,8 @@ class Group:
         if isinstance(process, Worker):
             process.service = service
             return process
+        if board is not self.board:
+            board.close()
         self.children[process.pid] = process
         self.log(f"worker {process.pid} started", "debug")
         return None
@@ -403,6 +409,7 @@ class Group:
             kind = message[:1]
             if kind == b"R":
                 child.is_ready(message)
+                self.log(f"worker {child.pid} is ready", "debug")
                 self.announced = True
                 if child.generation == self.next_generation:
                     self.failures = 0
@@ -492,36 +499,36 @@ class Group:
 
     def abandon(self, why: str) -> None:
         """Give up the next generation; the one that serves goes on."""
-        self._drop_next(self.service)
+        self._drop_next(self.service, self.settings)
         self.board.head.failed_reloads += 1
-        self.board.head.last_failure = self.failure = why
+        self.board.head.last_failure = _brief(why)
+        self.failure = why
         self.failures = 0
         self._publish()
 
-    def _drop_next(self, instead: Service) -> None:
-        for child in self.children.values():
-            if child.generation == self.next_generation and not child.told:
-                child.tell("TERM")
-        if self.next_service is not instead:
-            self._retire(self.next_service)
-        self.next_service, self.next_settings = self.service, self.settings
+    def _drop_next(self, service: Service, settings: Settings) -> None:
+        """Give up the next generation, if there is one; the one after it is of *service*."""
+        if self.reloading:
+            for child in self.children.values():
+                if child.generation == self.next_generation and not child.told:
+                    child.tell("TERM")
+        before, self.next_service = self.next_service, service
+        self.next_settings = settings
         self.next_generation = self.generation
+        if before not in (service, self.service):
+            self._retire(before)
 
     def _retire(self, service: Service) -> None:
-        """Let go of *service*, unless it serves."""
-        if service is self.service:
-            return
-        kept = {listener.fd for listener in self.service.listeners}
+        """Let go of *service*, but not of what other pools or generations use."""
+        kept = self._in_use()
         for listener in service.listeners:
-            if listener.fd not in kept:
+            if listener not in kept:
                 self._forget(listener.fd)
-        service.retire(self.service)
+        service.retire(kept)
 
     def close(self) -> None:
         """The pool is no more: its sockets go."""
-        for listener in self.service.listeners:
-            self._forget(listener.fd)
-        self.service.retire(None)
+        self._retire(self.service)
         self.board.close()
 
     # -- the scoreboard
@@ -581,7 +588,7 @@ class Gone:
         """There is nothing to write to."""
         return []
 
-    def retire(self, successor: Any) -> None:
+    def retire(self, kept: Collection[Any]) -> None:
         """There is nothing to close."""
 
     def abandon(self, serving: Any) -> None:
@@ -620,6 +627,12 @@ class _Traced:
 def _slots(service: Service) -> int:
     """Return the size of the scoreboard: generations overlap, and leaving ones may stay long."""
     return 16 * service.pool.pm_max_children + 16
+
+
+def _brief(text: str) -> str:
+    """Return the first and the last line of *text*: of a traceback, what it ends with."""
+    lines = text.strip().splitlines() or [""]
+    return lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1].strip()}"
 
 
 def _signal_name(number: int) -> str:

@@ -249,6 +249,20 @@ class Scoreboard:
         """Give the descriptor back; the memory stays with those who have it mapped."""
         os.close(self.fd)
 
+    def grow(self, size: int) -> range:
+        """Become a memory of *size* slots; return the new ones, none where that cannot be done.
+
+        Who has the memory already goes on seeing the slots that it knows.
+        """
+        before = self.size
+        if size > before:
+            try:
+                self.memory.resize(_POOL_HEAD_SIZE + size * self._slot_size)
+            except (SystemError, OSError, ValueError):
+                return range(0)  # there is no mremap() here
+            self.size = size
+        return range(before, self.size)
+
     def slot(self, index: int) -> Slot:
         """Return slot *index*."""
         return Slot(self.memory, _POOL_HEAD_SIZE + index * self._slot_size, self.entries)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sapi_adapters.commands import tools
 from sapi_adapters.commands.serve import command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,13 +67,19 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors, f"{page.name}: {target}; there are {sorted(anchors)}"
 
 
-def options() -> set[str]:
-    return {name for parameter in command.params for name in parameter.opts if name[:2] == "--"}
+def options(*commands: Any) -> set[str]:
+    """Every long option of *commands*."""
+    parameters = [parameter for each in commands for parameter in each.params]
+    return {name for parameter in parameters for name in parameter.opts if name[:2] == "--"}
+
+
+SERVE = options(command)
+ALL = SERVE | options(*tools.command.commands.values()) | {"--help"}
 
 
 def test_every_option_is_documented() -> None:
     text = (DOCS / "serve.md").read_text() + (DOCS / "sapi-cli.md").read_text()
-    missing = {name for name in options() if not re.search(rf"`[^`]*{name}\b", text)}
+    missing = {name for name in SERVE if not re.search(rf"`[^`]*{name}\b", text)}
     assert missing <= {"--version"}
 
 
@@ -81,7 +89,7 @@ def test_every_option_is_documented() -> None:
 def test_no_option_is_invented(page: Path) -> None:
     text = re.sub(r"^.*\bpytest\b.*$", "", page.read_text(), flags=re.M)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
-    assert named <= options(), f"{page.name}: {sorted(named - options())}"
+    assert named <= ALL, f"{page.name}: {sorted(named - ALL)}"
 
 
 def test_python_blocks_compile() -> None:

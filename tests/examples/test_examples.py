@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,6 +104,89 @@ def test_fcgi_threaded(tmp_path: Path) -> None:
     found = [re.fullmatch(r"fcgi-threaded: visit (\d+), in worker-\d\n", a) for a in answers]
     assert all(found), answers
     assert [int(match[1]) for match in found] == list(range(1, 9))
+
+
+@pytest.fixture
+def pools(tmp_path: Path) -> Iterator[Path]:
+    """The directory of examples/pools, copied, with its two pools running."""
+    place = tmp_path / "pools"
+    shutil.copytree(EXAMPLES / "pools", place, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sapi_adapters", "--config", "pools.conf", *AS_ROOT],
+            cwd=place,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        until(
+            lambda: ready_in(place / "error.log") or process.poll() is not None,
+            DEADLINE,
+            "the pools",
+        )
+        assert process.poll() is None, (tmp_path / "output").read_text()
+        yield place
+        assert tell(place, "quit").returncode == 0
+        assert process.wait(DEADLINE) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(DEADLINE)
+    assert not [each.name for each in place.iterdir() if each.suffix in (".sock", ".pid")]
+
+
+AS_ROOT = ("--allow-root",) if os.geteuid() == 0 else ()
+
+
+def ready_in(log: Path) -> bool:
+    return log.exists() and "ready to handle connections" in log.read_text()
+
+
+def tell(place: Path, order: str) -> subprocess.CompletedProcess:
+    return serve(str(place), "--config", "pools.conf", "--signal", order)
+
+
+def status(place: Path, *options: str) -> str:
+    module = "sapi_adapters.commands.tools"
+    done = ran(str(place), "-m", module, "status", "shop.sock", *options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_pools_file_is_right() -> None:
+    done = serve("pools", "--config", "pools.conf", "--test", *AS_ROOT)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr.endswith("the configuration file pools.conf is right\n")
+
+
+def test_pools_serve_both_applications(pools: Path) -> None:
+    assert re.fullmatch(rb"the shop by worker \d+\n", fetch(str(pools / "shop.sock")).body)
+    assert fetch(str(pools / "events.sock")).body == b"fcgi-prefork: no news\n"
+    assert fetch(str(pools / "shop.sock"), PATH_INFO="/ping").body == b"pong"
+    log = pools / "shop.access.log"
+    until(lambda: '"GET /ping" 200\n' in log.read_text(), what="the line of the last request")
+
+
+def test_pools_are_reloaded(pools: Path) -> None:
+    assert re.search(r"^generation: +1$", status(pools), re.M)
+    done = tell(pools, "reload")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^generation: +2$", status(pools), re.M)
+    assert fetch(str(pools / "shop.sock")).status == 200
+
+
+def test_pools_tell_where_a_slow_request_is(pools: Path) -> None:
+    path = {"PATH_INFO": "/slow", "QUERY_STRING": "3", "REQUEST_URI": "/slow?3"}
+    answer = fetch(str(pools / "shop.sock"), **path)
+    assert answer.status == 200
+    log = pools / "shop.slow.log"
+    until(lambda: "script_filename" in log.read_text(), what="the record")
+    where = rf"wait_for_the_database\(\) {re.escape(str(pools))}/app\.py:\d+"
+    record = rf"^\+\+\+ GET /slow\?3, .*\n\[0x\w+\] {where}$"
+    assert re.search(record, log.read_text(), re.M), log.read_text()
+    until(lambda: re.search(r"^slow requests: +1$", status(pools), re.M), what="its count")
 
 
 @pytest.mark.parametrize(

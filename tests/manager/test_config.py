@@ -125,6 +125,7 @@ VALUES = [
     ("pm.max_spawn_rate = 4", "pm_max_spawn_rate", 4),
     ("pm.process_idle_timeout = 1m", "pm_process_idle_timeout", 60.0),
     ("pm.max_requests = 500", "pm_max_requests", 500),
+    ("pm.start_timeout = 5m", "pm_start_timeout", 300.0),
     ("pm.max_requests = 500\npm.max_requests_jitter = 50", "pm_max_requests_jitter", 50),
     ("pm.max_memory = 256M", "pm_max_memory", 256 * 2**20),
     ("pm.max_memory = 1g", "pm_max_memory", 2**30),
@@ -823,7 +824,7 @@ OWN = tuple(
     f"{name} =".encode()
     for name in (
         *("app", "interface", "factory", "sapi", "threads", "python_path", "script_name", "umask"),
-        *("pm.max_requests_jitter", "pm.max_memory"),
+        *("pm.start_timeout", "pm.max_requests_jitter", "pm.max_memory"),
     )
 )
 """How lines begin that php-fpm does not know."""

@@ -152,6 +152,26 @@ def test_the_memory_is_found_again_by_its_descriptor(board):
     again.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot move a mapping")
+def test_it_grows_and_those_who_had_it_see_what_they_know(board):
+    before = Scoreboard(3, 4, fd=os.dup(board.fd))
+    old = seat(board, 2)
+    old.begin(exchange())
+    assert board.grow(3) == range(3, 3)
+    assert board.grow(5) == range(3, 5)
+    new = seat(board, 4)
+    new.begin(exchange())
+    old.begin(exchange())
+    board.head.accepted = 10
+    board.publish()
+    assert totals(board) == 13
+    assert totals(before) == 12
+    after = Scoreboard(5, 4, fd=os.dup(board.fd))
+    assert totals(after) == 13
+    before.close()
+    after.close()
+
+
 # -- the counts are exact -------------------------------------------------------------------------
 
 
