@@ -19,7 +19,7 @@ from ..manager.rules import check
 from ..manager.systemd import Notifier
 from ..manager.upgrade import TRIAL, inherited
 from ..sapi import ConfigurationError
-from ..servers.listener import hand_over, restore
+from ..servers.listener import from_systemd, hand_over, restore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,6 +92,7 @@ class _Tree:
         self._notifier = Notifier()
         self._opened: list[ServerSapi] = []
         self._state = state
+        self._running: Master | None = None
 
     def run(self) -> int:
         """Open everything and serve."""
@@ -107,7 +108,8 @@ class _Tree:
             if before not in (None, pid):
                 os.unlink(before)
             if len(self._sapis) > 1 or self._first.needs_master():
-                outcome = self._master().run()
+                self._running = self._master()
+                outcome = self._running.run()
             else:
                 status = self._first.work(Worker())
                 outcome = 1 if status == BROKEN else status
@@ -117,8 +119,8 @@ class _Tree:
             if not isinstance(outcome, Worker):
                 if written and pid is not None:
                     remove_pid(pid)
-                for sapi in self._sapis:
-                    sapi.retire(None)
+                for sapi in self._serving():
+                    sapi.retire(())
                 if self._opened:
                     self._first.module_shutdown()
         return self._be(outcome) if isinstance(outcome, Worker) else outcome
@@ -132,6 +134,8 @@ class _Tree:
             priority=config.process_priority,
         )
         handed = [] if self._state is None else restore(self._state["sockets"])
+        if self._read_again is not None:
+            handed += self._from_systemd()
         known = {listener.label: listener for listener in handed}
         for sapi in self._sapis:
             sapi.log = self._log
@@ -147,6 +151,18 @@ class _Tree:
                 listener.close()
         for warning in self._config.warnings:
             self._log.log(warning, "warning")
+
+    def _from_systemd(self) -> list[Listener]:
+        """Return the sockets that systemd holds for the pools of a file, each with its address."""
+        given = from_systemd()
+        addresses = [sapi.pool.listen for sapi in self._sapis if sapi.pool.listen is not None]
+        for listener in given:
+            found = [address for address in addresses if listener.listens_on(address)]
+            if found:
+                listener.label = found[0]
+            else:
+                self._log.log(f"no pool listens on systemd's {listener.describe()}", "warning")
+        return given
 
     def _be(self, worker: Worker) -> NoReturn:
         """Be *worker*, to its end."""
@@ -177,16 +193,25 @@ class _Tree:
             state=self._state,
         )
 
+    def _serving(self) -> Sequence[Any]:
+        """Return every SAPI whose listeners are open. The last reload's may not be among them."""
+        return self._sapis if self._running is None else self._running.services()
+
+    def _listeners(self) -> list[Listener]:
+        found = {id(each): each for sapi in self._serving() for each in sapi.listeners}
+        return list(found.values())
+
     def _hand_over(self) -> dict[str, Any]:
-        listeners = (listener for sapi in self._sapis for listener in sapi.listeners)
-        return {"sockets": hand_over(listeners), "pid": self._config.pid}
+        return {"sockets": hand_over(self._listeners()), "pid": self._config.pid}
 
     def _ready(self, how: str) -> None:
         if self._read_again is None:
             self._first.announce(how)
         else:
             pools = sum(not sapi.hidden for sapi in self._sapis)
-            self._log.log(f"serving {pools} pools, pid {os.getpid()}", "notice")
+            self._log.log(
+                f"serving {pools} pool{'s' if pools != 1 else ''}, pid {os.getpid()}", "notice"
+            )
         self._log.log("ready to handle connections", "notice")
         if self._report is not None:
             self._report(0, "")
@@ -204,22 +229,16 @@ class _Tree:
         for name in _FOR_A_START:
             if getattr(config, name) != getattr(self._config, name):
                 raise Restart(f"{name} has changed")
-        current: dict[str, Listener] = {
-            each.label: each for sapi in self._sapis for each in sapi.listeners
-        }
+        current = {each.label: each for each in self._listeners()}
         sapis = _with_twins(wanted)
-        opened: list[ServerSapi] = []
         try:
             for sapi in sapis:
                 sapi.log = self._log
                 sapi.inherit(current)
                 sapi.startup()
-                opened.append(sapi)
         except ConfigurationError:
-            for sapi in opened:
-                fresh = [each for each in sapi.listeners if each not in current.values()]
-                for listener in fresh:
-                    listener.close()
+            for sapi in sapis:
+                sapi.retire(current.values())
             raise
         self._sapis = sapis
         return config, sapis

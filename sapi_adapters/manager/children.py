@@ -362,12 +362,16 @@ def fork(
     theirs.setblocking(False)
     master = os.getpid()
     slot = board.slot(index)
-    pipes = [os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) for _ in range(2 if catch else 0)]
-    tracing = slowlog.open_pipe() if trace else (-1, -1)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, MANAGED)
+    pipes: list[tuple[int, int]] = []
+    tracing = (-1, -1)
     try:
+        for _ in range(2 if catch else 0):
+            pipes.append(os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+        if trace:
+            tracing = slowlog.open_pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.pthread_sigmask(signal.SIG_BLOCK, MANAGED)
         pid = os.fork()
     except OSError:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, MANAGED)

@@ -91,8 +91,9 @@ class Group:
     """The workers of one pool.
 
     *alone* is whether it is the only pool. *forget* is called with each listener's descriptor
-    before it is closed, *in_use* tells those of all pools. *known* is what the master's earlier program left, see upgrade.py: its
-    workers serve, and those of *service* take their place as at a reload.
+    before it is closed; *in_use* tells which listeners are those of pools that go on. *known* is
+    what the master's earlier program left, see upgrade.py: its workers serve, and those of
+    *service* take their place as at a reload.
     """
 
     def __init__(
@@ -478,7 +479,7 @@ class Group:
         if self._is_next(child.generation):
             self.failure = child.failure or said
             self.log(
-                f"reload failed: {said} before it was ready;"
+                f"reload failed: {said}{'' if child.told else ' before it was ready'};"
                 f" generation {self.generation} goes on serving"
                 + (f"\n{child.failure}" if child.failure else ""),
                 "error",

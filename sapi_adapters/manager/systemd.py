@@ -91,7 +91,7 @@ class Notifier:
                 socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
             ) as sender:
                 return sender.sendto(data, self._address) == len(data)
-        except (OSError, ValueError):
+        except OSError:
             return False
 
 

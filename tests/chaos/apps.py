@@ -23,6 +23,7 @@ def make(version: str):
         elif path == "/sleep":
             time.sleep(float(query))
         elif path == "/pid":
+            time.sleep(float(query or 0))
             body = str(os.getpid())
         start_response("200 OK", plain)
         return [body.encode()]
@@ -46,6 +47,7 @@ def make(version: str):
         elif path == "/sleep":
             await asyncio.sleep(float(query))
         elif path == "/pid":
+            await asyncio.sleep(float(query or 0))
             body = str(os.getpid())
         headers = [(b"content-type", b"text/plain")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -98,10 +98,14 @@ async def _load(
     uploads: int = 0,
     longs: int = 0,
     path: str = "/",
+    query: str = "",
     seconds: float = 2.0,
     trickle: tuple[float, float] = (3.0, 5.0),
 ) -> Seen:
-    """*rate* is requests for *path* a second. *longs* take *seconds*, *uploads* *trickle*."""
+    """*rate* requests for *path* a second; *longs* and *uploads* are how many at a time.
+
+    Long ones take *seconds*, uploads between the two of *trickle*.
+    """
     if isinstance(address, list):
         address = tuple(address)
     seen, stopped = Seen(), asyncio.Event()
@@ -134,7 +138,7 @@ async def _load(
     begun, number = time.monotonic(), 0
     while not stopped.is_set():
         while number < (time.monotonic() - begun) * rate:
-            task = asyncio.ensure_future(guarded("paced", _ask(address, path)))
+            task = asyncio.ensure_future(guarded("paced", _ask(address, path, query)))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             number += 1
