@@ -266,7 +266,8 @@ class ServerSapi(Sapi):
             if each.lost():
                 assert each.path is not None  # noqa: S101 - only files are lost
                 fresh = self._bind_unix(each.path)
-                fresh.allows, fresh.label = each.allows, each.label
+                fresh.allows, fresh.allowed = each.allows, each.allowed
+                fresh.label = each.label
                 forget(each.fd)
                 each.close(remove=False)
                 self.listeners[index] = fresh

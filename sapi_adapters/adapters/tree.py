@@ -216,6 +216,8 @@ class _Tree:
         if self._report is not None:
             self._report(0, "")
             self._report = None
+            if self._config.error_log is None:
+                self._log.reopen()  # standard error has been let go of
 
     def _reopen(self) -> None:
         if self._config.error_log not in (None, "syslog"):

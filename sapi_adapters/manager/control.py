@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ ORDERS = {
 _ANSWERED_LATER = ("reload", "upgrade")
 _LINE = 4096
 _PEERS = 16
+_PATIENCE = 3.0
 
 
 def _name(pid: int) -> str:
@@ -149,7 +151,7 @@ class Control:
         client.close()
 
 
-def ask(pid: int, order: str, timeout: float = 120.0) -> str:
+def ask(pid: int, order: str, timeout: float = 600.0) -> str:
     """Ask the master *pid* for *order*; return what it answers: ``"ok"`` or ``"error: ..."``.
 
     Raises :class:`ConfigurationError` when there is no such master, or no answer in *timeout*
@@ -158,7 +160,7 @@ def ask(pid: int, order: str, timeout: float = 120.0) -> str:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
-            connection.connect(_name(pid))
+            _connect(connection, pid)
             if _peer(connection)[0] != pid:
                 raise ConfigurationError(f"process {pid} is no master of ours")
             connection.sendall(order.encode())
@@ -170,6 +172,30 @@ def ask(pid: int, order: str, timeout: float = 120.0) -> str:
     if not answer:
         raise ConfigurationError(f"process {pid} closed the connection: is it another user's?")
     return answer.decode("utf-8", "replace")
+
+
+def _connect(connection: socket.socket, pid: int) -> None:
+    """Connect; a master that is becoming another program has no socket for a moment."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.connect(_name(pid))
+        except ConnectionRefusedError:
+            if time.monotonic() > end or not _lives(pid):
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def read_pid(path: str) -> int:
