@@ -62,6 +62,8 @@ def guess(options: Mapping[str, object], environ: Mapping[str, str] = os.environ
         return "fcgi-prefork"
     if not given and environ.get("LISTEN_PID") == str(os.getpid()):
         return "fcgi-prefork"
+    if not given and ("SAPI_ADAPTERS_TRIAL" in environ or "SAPI_ADAPTERS_STATE" in environ):
+        return "fcgi-prefork"  # another program is to be in the place of one that had sockets
     if not given:
         from .servers.listener import is_listening
 

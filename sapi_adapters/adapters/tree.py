@@ -6,7 +6,9 @@ What the command line says and what a configuration file says meet here: both ar
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -55,8 +57,9 @@ def run_pools(
     """
     if reconfigure is None:  # a file was checked; flags may make root serve, as containers do
         check(config, root=os.geteuid() == 0, allow_root=True)
-    if os.environ.get(TRIAL):  # it would start, which is all that was asked
-        return 0
+    if TRIAL in os.environ:
+        _try(config, sapis, json.loads(os.environ.pop(TRIAL)))
+        return 0  # it would start, which is all that was asked
     state = inherited()
     # An earlier program of this process is in the background already.
     before = os.getcwd()
@@ -70,6 +73,46 @@ def run_pools(
             raise
         report(2, f"serve: {error}\n")
         return 2
+
+
+class _Held:
+    """Stands for a listener that the program has which is to be replaced."""
+
+    family = socket.AF_UNIX
+    allows = allowed = None
+
+    def lost(self) -> bool:
+        """It is taken over."""
+        return False
+
+
+def _try(config: Global, sapis: Sequence[ServerSapi], serving: dict[str, Any]) -> None:
+    """Start, as far as that can be done beside a program that serves; close it all again.
+
+    *serving* is what :data:`TRIAL` says of that. Raises :class:`ConfigurationError`.
+    """
+    _confine(config)
+    held: dict[str, Any] = {label: _Held() for label in serving["labels"]}
+    everyone = _with_twins(sapis)
+    try:
+        for sapi in everyone:
+            sapi.inherit(held)
+            sapi.startup()
+    finally:
+        for sapi in everyone:
+            sapi.retire(held.values())
+    if config.pid not in (None, serving["pid"]):
+        write_pid(config.pid)
+        remove_pid(config.pid)
+    _open_log(config)
+
+
+def _confine(config: Global) -> None:
+    confine(
+        rlimit_files=config.rlimit_files,
+        rlimit_core=config.rlimit_core,
+        priority=config.process_priority,
+    )
 
 
 class _Tree:
@@ -127,12 +170,7 @@ class _Tree:
 
     def _start(self) -> None:
         """Open sockets and logs, and run module start-up, once for the whole tree."""
-        config = self._config
-        confine(
-            rlimit_files=config.rlimit_files,
-            rlimit_core=config.rlimit_core,
-            priority=config.process_priority,
-        )
+        _confine(self._config)
         handed = [] if self._state is None else restore(self._state["sockets"])
         if self._read_again is not None:
             handed += self._from_systemd()

@@ -35,6 +35,8 @@ OWN_TIMEOUT_PATIENCE = 2.0
 """Seconds that a worker which ends late requests by itself is given to do so."""
 
 _MESSAGE = 65536
+_MESSAGES = 100
+"""Messages of one worker that are taken at a time."""
 _PACKETS = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM)
 if sys.platform == "darwin":
     _PACKETS = socket.SOCK_DGRAM
@@ -89,9 +91,9 @@ class Child:
         self.trace_fd = -1
         """Where the stacks come that it is asked for."""
         self.readers: list[tuple[int, str]] = []
-        """Where comes what it prints: a descriptor and ``"stdout"`` or ``"stderr"``."""
+        """Where comes what it prints: open descriptors, and ``"stdout"`` or ``"stderr"``."""
         self.outputs: dict[int, WorkerOutput] = {}
-        """Those of them that are open, and what takes it."""
+        """Those of them that are listened to, and what takes it."""
         self.dropped = 0
         """Lines of logs that it could not write, in its own count."""
         self.traced: set[tuple[int, int]] = set()
@@ -142,7 +144,7 @@ class Child:
     def close(self) -> None:
         """Close the master's descriptors of it."""
         self.link.close()
-        for fd in (self.trace_fd, *self.outputs):
+        for fd in (self.trace_fd, *(fd for fd, _ in self.readers)):
             if fd >= 0:
                 os.close(fd)
 
@@ -166,7 +168,7 @@ class Child:
         """Return what it said since the last time, and ``b""`` when it says no more."""
         found: list[bytes] = []
         try:
-            while not found or found[-1]:
+            while len(found) < _MESSAGES and (not found or found[-1]):
                 found.append(self.link.recv(_MESSAGE))
         except BlockingIOError:
             pass
@@ -174,15 +176,19 @@ class Child:
             found.append(b"")
         return found
 
-    def is_ready(self, message: bytes) -> None:
-        """Take its word that it accepts."""
-        own, capacity, how = message[1:].split(b" ", 2)
+    def is_ready(self, message: bytes) -> bool:
+        """Take its word that it accepts; False for words that no worker of ours says."""
+        own, _, rest = message[1:].partition(b" ")
+        capacity, _, how = rest.partition(b" ")
+        if not (capacity.isdigit() and len(capacity) < 9):
+            return False
         self.patience = OWN_TIMEOUT_PATIENCE if own == b"1" else 0.0
         self.slot.set_capacity(int(capacity))
         self.how = how.decode("utf-8", "replace")
         if not self.told:
             self.state = READY
             self.since = time.monotonic()
+        return True
 
     def show(self) -> None:
         """Show it in the scoreboard, with its resident size."""
@@ -395,6 +401,10 @@ def fork(
         child.show()
         return child
     ours.close()
+    # With a reading end of its own a worker would wait for ever once its master is dead.
+    for fd in (*(reader for reader, _ in pipes), tracing[0]):
+        if fd >= 0:
+            os.close(fd)
     if catch is not None:
         _redirect_output([writer for _, writer in pipes])
     signal.set_wakeup_fd(-1)
@@ -415,7 +425,8 @@ def _redirect_output(writers: list[int]) -> None:
     for number, writer in zip((1, 2), writers or (null, null), strict=True):
         os.set_blocking(writer, True)
         os.dup2(writer, number)
-    os.close(null)
+    for fd in {null, *writers}:
+        os.close(fd)
 
 
 def resident(pid: int) -> int:

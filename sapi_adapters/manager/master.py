@@ -278,6 +278,7 @@ class Master:
         if self._stopping in (how, "fast"):
             return
         self._stopping = how
+        self._program.give_up()
         if how == "fast":
             self._log("Terminating ...", "notice")
         else:
@@ -352,7 +353,9 @@ class Master:
         self._log(f"trying the new program: {' '.join(command())}", "notice")
         self._notifier.reloading()
         try:
-            self._program.try_it(self._notifier.environment())
+            labels = [listener.label for listener in self._listeners()]
+            serving = {"labels": labels, "pid": self._config.pid}
+            self._program.try_it(self._notifier.environment(), serving)
         except ConfigurationError as error:
             self._upgrade_failed(str(error))
 
@@ -487,6 +490,7 @@ class Master:
     def _close_output(self, child: Child, reader: int) -> None:
         self._waiting.remove(reader)
         del child.outputs[reader]
+        child.readers = [each for each in child.readers if each[0] != reader]
         os.close(reader)
 
     def _reap(self) -> None:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 _CRASHES = (-signal.SIGSEGV, -signal.SIGBUS)
 _TRACE_PATIENCE, _THREADS_PATIENCE = 1.5, 4.0
 """Seconds that a worker which is to be ended has to say where it is; see slowlog.py."""
+_LONG = 20
+"""Bytes that a worker's number has not."""
 _SHORT = 1.0
 """A worker that ends within so many seconds by itself failed to start, in effect."""
 
@@ -50,7 +52,7 @@ class Service(Protocol):
 
     pool: Pool
     listeners: list[Any]
-    """Each with ``fd``, ``queue()`` and ``lost()``, see servers/listener.py."""
+    """Each with ``fd``, ``label``, ``queue()`` and ``lost()``, see servers/listener.py."""
 
     @property
     def hidden(self) -> bool:
@@ -199,11 +201,7 @@ class Group:
         self._next_target = self.next_settings.next_target(running)
         self.failures = 0
         self.failure = ""
-        if _slots(service) > self.board.size:
-            head = self.board.head
-            self.board.close()
-            self.board = self._make_board(service)
-            self.board.head = head
+        self._free[:0] = reversed(self.board.grow(_slots(service)))
         self.log(f"reloading: generation {self.next_generation}", "notice")
 
     def _newest(self) -> int:
@@ -422,7 +420,7 @@ class Group:
                 child.retiring = child.retiring or "requests"
             elif kind == b"A":
                 self.wants_reload = True
-            elif kind == b"D" and message[1:].isdigit():
+            elif kind == b"D" and message[1:].isdigit() and len(message) < _LONG:
                 self._dropped += max(0, int(message[1:]) - child.dropped)
                 child.dropped = int(message[1:])
             elif not message:
@@ -464,7 +462,9 @@ class Group:
         wanted = child.generation in (self.generation, self.next_generation)
         hung = child.told and child.failure and wanted and not stopping
         if hung:
-            self._failed(child, code, f"worker {child.pid} {child.failure}")
+            said = f"worker {child.pid} {child.failure}"
+            child.failure = ""
+            self._failed(child, code, said)
         elif child.told or stopping:
             self.log(said, "debug")
         elif child.state == READY and (lived > _SHORT or code == 0):
@@ -493,7 +493,7 @@ class Group:
         else:
             self.log(
                 said
-                + ("" if child.state == READY else " before it was ready")
+                + ("" if child.state == READY or child.told else " before it was ready")
                 + (f"\n{child.failure}" if child.failure else ""),
                 "error" if child.state != READY else "warning",
             )

@@ -6,7 +6,8 @@ environment has the descriptor: the listening sockets, and of each pool its gene
 scoreboard and its workers, which serve until the new program's own are ready.
 
 Before that the command line is tried in a child (:data:`TRIAL` in its environment): a program
-that does not start, or a configuration that it refuses, ends nothing.
+that does not start, a configuration that it refuses, or an address, a log or a pid file that it
+cannot have, ends nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from .pool import Group
 
 TRIAL = "SAPI_ADAPTERS_TRIAL"
-"""Set in the environment of a program that is only to see whether it would start."""
+"""Set in the environment of a program that is only to see whether it would start. It holds what
+that would be given: the labels of the listeners, and the pid file."""
 STATE = "SAPI_ADAPTERS_STATE"
 """Holds the process id and the descriptor of what an earlier program left."""
 _TRIAL_SECONDS = 60.0
@@ -73,9 +75,12 @@ class Program:
         """Tell whether it was replaced on the disk: new workers would be of two versions."""
         return _fingerprint() != self._files
 
-    def try_it(self, environ: dict[str, str]) -> None:
-        """Start the trial; raises :class:`ConfigurationError` when not even that is possible."""
-        environ = {**os.environ, **environ, TRIAL: "1"}
+    def try_it(self, environ: dict[str, str], serving: dict[str, Any]) -> None:
+        """Start the trial, which is told what is *serving*.
+
+        Raises :class:`ConfigurationError` when not even that is possible.
+        """
+        environ = {**os.environ, **environ, TRIAL: json.dumps(serving)}
         try:
             where = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -91,9 +96,14 @@ class Program:
     def late(self, now: float) -> bool:
         """Tell whether the trial takes too long; it is killed then."""
         if self.trial and now > self.trial_until:
-            os.kill(self.trial, signal.SIGKILL)
+            self.give_up()
             return True
         return False
+
+    def give_up(self) -> None:
+        """End the trial, if there is one."""
+        if self.trial:
+            os.kill(self.trial, signal.SIGKILL)
 
 
 def execute(state: dict[str, Any], descriptors: Iterable[int], environ: dict[str, str]) -> None:

