@@ -43,6 +43,9 @@ from ..sapi import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+HELD = 32
+"""Lines that are held back at most."""
+
 PHP_FPM = '%R - %u %t "%m %r" %s'
 """php-fpm's own format."""
 COMBINED = (
@@ -128,8 +131,14 @@ class AccessLog:
 
     begin: Callable[[Any], None]
     """Note when the request began. Takes the exchange."""
-    end: Callable[[Any], None]
-    """Write the request's line; one that was refused before :attr:`begin` has one, too."""
+    end: Callable[..., None]
+    """Write the request's line; one that was refused before :attr:`begin` has one, too.
+
+    Takes the exchange and, from who knows them, the monotonic times of its begin and end;
+    :attr:`begin` is then needed only where :attr:`needs_begin` says so.
+    """
+    needs_begin: bool
+    """The format shows what only :attr:`begin` can note."""
 
     def __init__(
         self,
@@ -150,7 +159,28 @@ class AccessLog:
         escapes = _JSON_ESCAPES if format.startswith("{") else _ESCAPES
         pieces = _parse(format, pool, escapes)
         self._file = LogFile(path, _dropped_note, fd)
-        self.begin, self.end = _compile(pieces, self._file, unwanted, escapes)
+        self._held: list[bytes] = []
+        self._holder = 0
+        self._format = (pieces, self._file, unwanted, escapes)
+        self.needs_begin = any("cpu" in each.value for each in pieces)
+        self.begin, self.end = _compile(*self._format)
+
+    def hold(self) -> None:
+        """Hold lines back from now on and write up to 32 in one go, or at :meth:`flush`.
+
+        For a server of one thread that calls :meth:`flush` before it waits for anything.
+        """
+        self._holder = os.getpid()
+        self.begin, self.end = _compile(*self._format, self._held, self.flush)
+
+    def flush(self) -> None:
+        """Write the lines that are held back. A fork of the process leaves them to the process."""
+        if self._held:
+            lines = b"".join(self._held)
+            self._held.clear()
+            if os.getpid() == self._holder:
+                for at in self._file.pieces(lines):
+                    self._file.write(at)
 
     @property
     def dropped(self) -> int:
@@ -170,10 +200,12 @@ class AccessLog:
 
     def replace(self, fd: int) -> None:
         """Write to *fd* from now on, which is taken over: a file that another process opened."""
+        self.flush()
         self._file.replace(fd)
 
     def close(self) -> None:
         """Close the log; what is logged later is dropped."""
+        self.flush()
         self._file.close()
 
 
@@ -282,9 +314,14 @@ def _piece(code: str, modifier: str, escapes: dict[int, str]) -> _Piece:
 
 
 def _compile(
-    pieces: list[_Piece], file: LogFile, suppress: frozenset[str], escapes: dict[int, str]
-) -> tuple[Callable[[Any], None], Callable[[Any], None]]:
-    """Return what begins and what ends a request."""
+    pieces: list[_Piece],
+    file: LogFile,
+    suppress: frozenset[str],
+    escapes: dict[int, str],
+    held: list[bytes] | None = None,
+    flush: Callable[[], None] | None = None,
+) -> tuple[Callable[[Any], None], Callable[..., None]]:
+    """Return what begins and what ends a request; lines go to *held*, which *flush* empties."""
 
     def careful(values: tuple[Any, ...]) -> bytes:
         """Return the line with every value escaped, cut when it is too long."""
@@ -303,6 +340,8 @@ def _compile(
         "careful": careful,
         "clocks": [each.clock for each in pieces if each.clock is not None],
         "file": file,
+        "flush": flush,
+        "held": held,
         "getpid": os.getpid,
         "getppid": os.getppid,
         "header": _header,
@@ -317,12 +356,12 @@ def _compile(
         "usage": resource.getrusage,
         "write": file.write,
     }
-    code = compile(_source(pieces, bool(suppress)), "<access.format>", "exec")
+    code = compile(_source(pieces, bool(suppress), held is not None), "<access.format>", "exec")
     exec(code, names)  # noqa: S102 - made of the tables above; the format is in it as quoted text
     return names["begin"], names["end"]
 
 
-def _source(pieces: list[_Piece], suppress: bool) -> str:
+def _source(pieces: list[_Piece], suppress: bool, hold: bool) -> str:
     """Return the functions ``begin`` and ``end`` as Python."""
     used = " ".join(each.value for each in pieces)
     begin = ["exchange.request_time = time()"]
@@ -330,10 +369,13 @@ def _source(pieces: list[_Piece], suppress: bool) -> str:
     if suppress:
         end.append("if get('REQUEST_URI') in suppress and is_plain(exchange, get): return")
     if "began" in used:
-        end.append("began = getattr(exchange, 'request_time', None) or time()")
+        noted = "getattr(exchange, 'request_time', None) or time()"
+        end.append(f"began = {noted} if ended is None else time() - (ended - started)")
     if "took" in used:
         begin.append("exchange.log_began = monotonic()")
-        end += ["now = monotonic()", "took = now - getattr(exchange, 'log_began', now)"]
+        end.append("if ended is None: ended = monotonic()")
+        end.append("if started is None: started = getattr(exchange, 'log_began', ended)")
+        end.append("took = ended - started")
     if "cpu" in used:
         begin.append("exchange.log_cpu = usage(THREAD)")
         end += ["cpu = usage(THREAD)", "cpu_then = getattr(exchange, 'log_cpu', cpu)"]
@@ -360,11 +402,15 @@ def _source(pieces: list[_Piece], suppress: bool) -> str:
     unsafe = "data.translate(None, SAFE) != own or len(data) > file.longest"
     if unquoted:
         unsafe += f" or ' ' in f'{unquoted}'"
-    end += [f"if {unsafe}: data = careful(({names}))", "write(data)"]
+    end.append(f"if {unsafe}: data = careful(({names}))")
+    if hold:
+        end += ["held.append(data)", f"if len(held) >= {HELD}: flush()"]
+    else:
+        end.append("write(data)")
     return (
         "\n ".join(["def begin(exchange):", *begin])
         + "\n"
-        + "\n ".join(["def end(exchange):", *end])
+        + "\n ".join(["def end(exchange, started=None, ended=None):", *end])
     )
 
 

@@ -10,7 +10,6 @@ import time
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from ..manager.scoreboard import ENDING, FINISHING
 from ..protocols import fastcgi
 from ..protocols.cgi import mend, render_head
 from ..protocols.fastcgi import (
@@ -77,7 +76,7 @@ class FastcgiResponse:
     failure_status = INTERNAL_SERVER_ERROR
     """What a client gets whose response is cut before it began."""
     note_stage: Callable[[int], None] | None = None
-    """Told, with php-fpm's numbers, that the response is being ended, and that it is complete."""
+    """Told that the response is complete, where the application may go on after it."""
 
     def send_headers(self, status: str, headers: Headers) -> None:
         self.status = status
@@ -196,12 +195,7 @@ class FastcgiExchange(FastcgiResponse, Exchange):
     def finish(self) -> None:
         if not self.ended:
             self.ended = True
-            note = self.note_stage
-            if note is not None:
-                note(ENDING)
             self._send(self._take_aborted() if self.aborted else self._take_all())
-            if note is not None:
-                note(FINISHING)
 
     def cut(self) -> None:
         if not self.ended:

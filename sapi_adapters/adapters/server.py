@@ -182,8 +182,6 @@ class ServerSapi(Sapi):
                 pool=self.pool.name,
                 suppress=self.pool.access_suppress_path,
             )
-            self.activate = self._access_log.begin
-            self.deactivate = self._access_log.end
         self.multiprocess = self.workers > 1
         self.multithread = self.threads > 1
 
@@ -359,6 +357,8 @@ class ServerSapi(Sapi):
 
     def _serve(self, worker: Worker, gateway: Gateway) -> int:
         capacity = EVENT_REQUESTS if gateway.asynchronous else self.threads
+        if self._access_log is not None and capacity == 1:
+            self._access_log.hold()
         cycle = observe(
             self.bind(gateway),
             self,
@@ -367,6 +367,7 @@ class ServerSapi(Sapi):
             asynchronous=gateway.asynchronous,
             threads=self.threads,
             capacity=capacity,
+            log=self._access_log,
         )
         if worker.trace_fd >= 0:
             depth = self.pool.request_slowlog_trace_depth
@@ -385,7 +386,7 @@ class ServerSapi(Sapi):
             threaded = ThreadedServer(
                 self.listeners, self._late_session, self, threads=self.threads, **shared
             )
-            self._session = self.session(cycle, threaded)
+            self._session = self.session(cycle.serve, threaded)
 
             def terminate() -> None:
                 threaded.refuse_more()
@@ -397,10 +398,17 @@ class ServerSapi(Sapi):
             return 0
         from ..servers.blocking import BlockingServer
 
-        blocking = BlockingServer(self.listeners, self.session(cycle, None), self, **shared)
+        if self._access_log is not None:
+            shared["idle"] = self._access_log.flush
+        session = self.session(cycle.serve, None)
+        blocking = BlockingServer(self.listeners, session, self, **shared)
         worker.handle_signals(blocking.stop, cycle.blame_all)
         self._started(worker, "", capacity)
-        blocking.run()
+        try:
+            blocking.run()
+        finally:
+            if self._access_log is not None:
+                self._access_log.flush()
         return 0
 
     def _late_session(self, channel: Any) -> float | None:
@@ -414,12 +422,13 @@ class ServerSapi(Sapi):
         grace = self.config.process_control_timeout
         server = EventServer(
             self.listeners,
-            lambda stream: self.connect(cycle, server, stream),
+            lambda stream: self.connect(cycle.serve, server, stream),
             self,
             start=gateway.lifespan.start,
             stop_application=gateway.lifespan.stop,
             ready=lambda: self._started(worker, "with an event loop", EVENT_REQUESTS),
             grace=0.0 if grace == _FOREVER else grace or 0.001,
+            blame=cycle.blame_all,
             **shared,
         )
         worker.handle_signals(server.stop, server.terminate, unwind=False)

@@ -57,6 +57,7 @@ def run_pools(
     """
     if reconfigure is None:  # a file was checked; flags may make root serve, as containers do
         check(config, root=os.geteuid() == 0, allow_root=True)
+    _fill_standard_descriptors()
     if TRIAL in os.environ:
         _try(config, sapis, json.loads(os.environ.pop(TRIAL)))
         return 0  # it would start, which is all that was asked
@@ -150,7 +151,9 @@ class _Tree:
             before = None if self._state is None else self._state["pid"]
             if before not in (None, pid):
                 os.unlink(before)
-            if len(self._sapis) > 1 or self._first.needs_master():
+            # Who wrote a file reloads it, also one with a single worker.
+            from_file = self._read_again is not None
+            if from_file or len(self._sapis) > 1 or self._first.needs_master():
                 self._running = self._master()
                 outcome = self._running.run()
             else:
@@ -166,6 +169,8 @@ class _Tree:
                     sapi.retire(())
                 if self._opened:
                     self._first.module_shutdown()
+                if self._running is not None:
+                    self._running.let_go_of_signals()
         return self._be(outcome) if isinstance(outcome, Worker) else outcome
 
     def _start(self) -> None:
@@ -282,6 +287,19 @@ class _Tree:
             raise
         self._sapis = sapis
         return config, sapis
+
+
+def _fill_standard_descriptors() -> None:
+    """Put /dev/null where descriptor 0, 1 or 2 is closed: no socket and no log may get these."""
+    null = os.open(os.devnull, os.O_RDWR)
+    while null <= 2:
+        os.set_inheritable(null, True)
+        null = os.dup(null)
+    os.close(null)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - it stays
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115 - it stays
 
 
 def _with_twins(sapis: Sequence[ServerSapi]) -> list[ServerSapi]:

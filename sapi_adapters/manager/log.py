@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ..sapi import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
 LONGEST = 8193
@@ -135,6 +135,14 @@ class LogFile:
         else:
             if written != len(data):
                 self._finish(data, written)
+
+    def pieces(self, lines: bytes) -> Iterator[bytes]:
+        """Return *lines* in parts that are each written whole."""
+        while len(lines) > self.chunk:
+            end = lines.rfind(b"\n", 0, self.chunk) + 1
+            yield lines[:end]
+            lines = lines[end:]
+        yield lines
 
     # -- opening
 

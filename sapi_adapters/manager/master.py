@@ -137,6 +137,8 @@ class Master:
         self._status = 0
         self._announced = False
         self._noted: list[int] = []
+        self._handlers: dict[int, Any] = {}
+        """What signals did before."""
         self._next_tick = self._counted_at = time.monotonic()
         self._next_watchdog = self._next_status = 0.0
         self._counted = 0
@@ -181,7 +183,7 @@ class Master:
     def run(self) -> Worker | int:
         """Run until stopped; return the exit status, or in each forked child its worker."""
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        before = self._handle_signals(writer)
+        self._handle_signals(writer)
         self._waiting.add(reader, partial(_drain, reader))
         self._control.open(self._waiting)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, MANAGED)
@@ -207,8 +209,6 @@ class Master:
                     child.tell("KILL")
             raise
         signal.set_wakeup_fd(-1)
-        for number, handler in before.items():
-            signal.signal(number, handler)
         self._control.close()
         self._waiting.close()
         os.close(reader)
@@ -239,15 +239,18 @@ class Master:
                 if service is not worker.service:
                     service.abandon(worker.service)
 
-    def _handle_signals(self, writer: int) -> dict[int, Any]:
+    def let_go_of_signals(self) -> None:
+        """Let signals do what they did before; after :meth:`run`, when all is cleaned up."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _handle_signals(self, writer: int) -> None:
         def note(number: int, frame: FrameType | None) -> None:
             self._noted.append(number)
 
-        before: dict[int, Any] = {}
         for number in (*_RELOAD, *_FAST, signal.SIGQUIT, signal.SIGUSR1, signal.SIGCHLD):
-            before[number] = signal.signal(number, note)
+            self._handlers[number] = signal.signal(number, note)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        return before
 
     def _act_on_signals(self) -> None:
         noted, self._noted = self._noted, []

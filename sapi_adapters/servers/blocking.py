@@ -38,8 +38,8 @@ class BlockingServer:
 
     *timeout* is the channels'; *idle_timeout* how long a connection may be silent before its
     first byte; *max_kept* how many connections are parked at most (the one silent longest goes
-    first). *tick* is called about once a second and returns False to end. The SAPI's
-    ``terminating`` ends the server after the running request.
+    first). *tick* is called about once a second and returns False to end, *idle* before it waits.
+    The SAPI's ``terminating`` ends the server after the running request.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class BlockingServer:
         idle_timeout: float = 10.0,
         max_kept: int = 1000,
         tick: Callable[[], bool] | None = None,
+        idle: Callable[[], None] | None = None,
     ) -> None:
         self._listeners = listeners
         self._session = session
@@ -60,6 +61,7 @@ class BlockingServer:
         self._idle_timeout = idle_timeout
         self._max_kept = max_kept
         self._tick = tick
+        self._idle = idle
         self._parked: dict[int, Channel] = {}
         self._next_tick = 0.0
         self._poller = Poller()
@@ -218,6 +220,8 @@ class BlockingServer:
             for channel in [c for c in self._parked.values() if c.data]:
                 self._unpark(channel)
                 self._handle(channel)
+        if timeout and self._idle is not None:
+            self._idle()
         for fd in self._poller.wait(timeout):
             ready = self._parked.get(fd)
             if ready is not None:
@@ -231,6 +235,8 @@ class BlockingServer:
             for channel in list(self._parked.values()):
                 if channel.deadline and channel.deadline < now:
                     self._close_parked(channel)
+            if self._idle is not None:
+                self._idle()
             if self._tick is not None and not self._tick():
                 self.stopping = True
 

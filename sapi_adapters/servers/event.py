@@ -224,7 +224,8 @@ class EventServer:
 
     *start* and *stop_application* are awaited before the first accept and after the last
     response. *timeout* is how many seconds a peer may take nothing, *grace* how many requests may
-    go on after :meth:`stop`. The rest is ``BlockingServer``'s.
+    go on after :meth:`stop`; *blame* is called before those that still run are cancelled. The rest
+    is ``BlockingServer``'s.
     """
 
     def __init__(
@@ -240,7 +241,9 @@ class EventServer:
         idle_timeout: float = 10.0,
         grace: float = 0.0,
         tick: Callable[[], bool] | None = None,
+        blame: Callable[[], None] = lambda: None,
     ) -> None:
+        self._blame = blame
         self._listeners = listeners
         self._connect = connect
         self.sapi = sapi
@@ -330,9 +333,10 @@ class EventServer:
             self._close_late()
             if self._tick is not None:
                 self._tick()
-        for task in self._tasks:
-            task.cancel()
         if self._tasks:
+            self._blame()
+            for task in self._tasks:
+                task.cancel()
             await asyncio.wait(self._tasks, timeout=1.0)
         for stream in list(self.streams):
             stream.close()

@@ -8,7 +8,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -258,9 +257,10 @@ def test_closed_standard_descriptors(tmp_path, closed):
     with running(program, wrapper=[sys.executable, "-c", closing.format(closed)]):
         assert fetch(program.address("www")).body == b"first"
         for number in closed:
-            for pid in (program.pid, program.children()[0]):
+            for pid in (program.pid, *program.children()):
                 link = os.readlink(f"/proc/{pid}/fd/{number}")
-                assert link == "/dev/null" or link.startswith(str(tmp_path)), (number, link)
+                assert not link.startswith(("socket:", "anon_inode:")), (number, link)
+                assert pid != program.pid or not link.startswith("pipe:"), (number, link)
         program.code("second")
         assert program.ask("reload") == "ok"
         assert program.ask("upgrade") == "ok"
@@ -394,9 +394,9 @@ def test_the_grace_of_the_event_server(tmp_path, pool, grace):
         assert program.process.wait(15) == 0
 
 
-def test_a_storm_of_signals(tmp_path, pool):
+def test_a_storm_of_signals(tmp_path):
     storm = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD, signal.SIGWINCH)
-    with running(Program(tmp_path, {"www": pool})) as program:
+    with running(Program(tmp_path, {"www": {}})) as program:
         with Load(program.address("www"), rate=50) as load:
             for _ in range(500):
                 program.signal(random.choice(storm))
@@ -414,10 +414,9 @@ def test_a_storm_at_the_end(tmp_path):
     storm = (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT, signal.SIGCHLD, signal.SIGTERM)
     with running(Program(tmp_path, {"www": {}})) as program:
         for _ in range(100):
-            try:
-                os.kill(program.pid, random.choice(storm))
-            except ProcessLookupError:
-                break
-        assert program.process.wait(15) == 0
+            program.signal(random.choice(storm))
+        program.signal(signal.SIGTERM)
+        # The interpreter itself, at its very end, has no handler for any of them.
+        assert program.process.wait(15) in (0, *(-number for number in storm))
         assert not Path(program.address("www")).exists()
         assert not program.pid_file.exists()

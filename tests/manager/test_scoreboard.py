@@ -89,7 +89,7 @@ def test_an_entry_tells_of_its_request(board):
     (found,) = row.requests
     assert (found.stage, found.begun, found.ended) == (RUNNING, 1, 0.0)
     assert found[5:] == ("POST", 12, "j\xe9", "/a?b", "/s")
-    request.note_stage(ENDING)
+    entry.note(ENDING)
     assert board.slot(0).request(0).stage == ENDING
     entry.end()
     after = board.slot(0).request(0)
@@ -492,7 +492,7 @@ def test_a_worker_is_told_by_its_longest_request_then_by_its_last(board, monkeyp
 def test_stages_have_their_names(board, stage, name, active):
     entry = seat(board)
     entry.begin(exchange())
-    entry.note_stage(stage)
+    entry.note(stage)
     found = summary(board)
     assert [p.state for p in found.processes] == [name]
     assert found.active_requests == active
