@@ -77,8 +77,7 @@ def run(
 
         if not issubclass(runtime_class, ServerSapi):
             raise ConfigurationError(f"--debug needs a SAPI that listens, and {sapi} does not")
-        if options.setdefault("workers", 1) != 1:
-            raise ConfigurationError("--debug is for development: with one worker")
+        options.setdefault("workers", 1)
     try:
         runtime = runtime_class(**options)
     except TypeError as error:
@@ -92,7 +91,7 @@ def run(
         from .sendfile import SendfileMap
 
         runtime.sendfile = SendfileMap(sendfile)
-    wrap = _debugger(runtime) if debug else None
+    wrap = _debugger(runtime) if debug and not test else None
 
     def load_gateway() -> Gateway:
         return gateway_for(app, runtime, interface=interface, factory=factory, wrap=wrap)
@@ -108,6 +107,8 @@ def _debugger(runtime: Any) -> Callable[[Any, str], Any]:
     """Return what puts a debugger around an application; *runtime* must be safe for it."""
     from .debugging import refuse_unless_loopback, wrap
 
+    if runtime.workers != 1:
+        raise ConfigurationError("--debug is for development: with one worker")
     runtime.inspect = refuse_unless_loopback
 
     def debugged(application: Any, interface: str) -> Any:

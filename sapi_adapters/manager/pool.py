@@ -410,8 +410,6 @@ class Group:
                 child.is_ready(message)
                 self.log(f"worker {child.pid} is ready", "debug")
                 self.announced = True
-                if child.generation == self.next_generation:
-                    self.failures = 0
                 if not self.reloading:
                     self.failure, self.fatal = "", None
             elif kind == b"F":
@@ -467,7 +465,7 @@ class Group:
             self._failed(child, code, said)
         elif child.told or stopping:
             self.log(said, "debug")
-        elif child.state == READY and (lived > _SHORT or code == 0):
+        elif child.state == READY and (lived > _SHORT or child.retiring):
             self.log(said, "notice" if code == 0 else "warning")
         else:
             self._failed(child, code, said)
@@ -553,6 +551,9 @@ class Group:
         """Once per tick: sizes of workers, queues, peaks."""
         head = self.board.head
         active = 0
+        now = time.monotonic()
+        if any(c.state == READY and now - c.since > _SHORT for c in self.children.values()):
+            self.failures = 0  # not as soon as one is ready: it may crash right after that
         for child in self.children.values():
             child.show()
             head.memory_peak = max(head.memory_peak, child.memory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -11,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -301,18 +303,35 @@ def test_a_worker_that_is_stuck_in_c_is_killed(tmp_path, pool):
         assert (page["accepted conn"], page["lost requests"]) == (1, 1)
 
 
-def test_a_crash_loop_is_slowed_down_and_recovers(tmp_path, pool):
-    with running(Program(tmp_path, {"www": pool})) as program:
-        program.code(source="import os; os._exit(9)")
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os; os._exit(9)",
+        "import os, threading; threading.Timer(0.05, os._exit, (9,)).start()\n"
+        "def wsgi(environ, start_response): pass",
+        "import os, threading; threading.Timer(0.05, os._exit, (0,)).start()\n"
+        "def wsgi(environ, start_response): pass",
+    ],
+    ids=["before it is ready", "when it is ready", "when it is ready, with status 0"],
+)
+def test_a_crash_loop_is_slowed_down_and_recovers(tmp_path, pool, source):
+    program = Program(tmp_path, {"www": pool}, log_level="debug")
+    with running(program):
+        until(lambda: all(row["start since"] >= 2 for row in program.workers()))
+        program.code(source=source)
         for pid in [row["pid"] for row in program.workers()]:
             os.kill(pid, signal.SIGKILL)
-        until(lambda: program.text.count("before it was ready") >= 5, 20)
-        deaths = re.findall(r":(\d\d)\] .*before it was ready", program.text)
-        assert max(deaths.count(second) for second in deaths) <= 6, "it is slowed down"
+        ended = r"\[([^]]+)\] [A-Z]+: .*worker \d+ exited with status \d+ after 0"
+        until(lambda: len(re.findall(ended, program.text)) >= 6, 20)
+        moments = [
+            datetime.strptime(moment, "%d-%b-%Y %H:%M:%S.%f").timestamp()
+            for moment in re.findall(ended, program.text)
+        ]
+        pauses = [later - sooner for sooner, later in itertools.pairwise(moments)]
+        assert max(pauses[:5]) > 0.7, "each one waits longer"
         program.code("mended")
-        until(lambda: "active requests" in program.status())
-        until(lambda: fetch(program.address("www")).body == b"mended", 20)
-        until(lambda: len(program.workers()) == 2, 20)
+        until(lambda: len(program.workers()) == 2, 30)
+        until(lambda: fetch(program.address("www")).body == b"mended", 30)
 
 
 def test_a_printing_worker_ends_when_its_master_is_killed(tmp_path):

@@ -2,9 +2,10 @@
 
 Requests are held until a file appears, so that load is a number of running requests and no
 question of time. What is compared is the sequence of worker counts, one for each tick of a second
-that changed something. A count is one of them when it stood for :data:`STOOD`: a master forks or
-ends a few processes one after the other, within milliseconds, and its next tick is a second away,
-half a second when it was late.
+that changed something. When workers are forked, a count is one of them if it stood for
+:data:`STOOD`: a master forks several one after the other, within milliseconds, and its next tick
+is a second away, half a second when it was late. Workers that are idle leave one at a tick, so
+there every count is one of them.
 """
 
 from __future__ import annotations
@@ -93,10 +94,10 @@ class Side:
     def counts(self) -> list[int]:
         """Return the counts that stood, in their order."""
         changes = self._changes[:]
-        ends = [moment for moment, _ in changes[1:]] + [time.monotonic()]
+        following = [*changes[1:], (time.monotonic(), changes[-1][1] if changes else 0)]
         found: list[int] = []
-        for (moment, count), end in zip(changes, ends, strict=False):
-            if end - moment >= STOOD and found[-1:] != [count]:
+        for (moment, count), (end, then) in zip(changes, following, strict=False):
+            if (then < count or end - moment >= STOOD) and found[-1:] != [count]:
                 found.append(count)
         return found
 

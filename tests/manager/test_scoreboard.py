@@ -114,7 +114,7 @@ def test_entries_and_slots_do_not_touch_each_other(board):
     for index in range(3):
         seat(board, index, capacity=4)
         entries += [Entry(board.slot(index), n) for n in range(4)]
-    assert Entry(board.slot(1), 0)._at - Entry(board.slot(0), 3)._at >= ENTRY
+    assert Entry(board.slot(1), 0).at - Entry(board.slot(0), 3).at >= ENTRY
     for count, entry in enumerate(entries, 1):
         for _ in range(count):
             entry.begin(exchange(REQUEST_URI="/" * 400, SCRIPT_FILENAME="/" * 400))

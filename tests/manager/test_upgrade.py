@@ -269,7 +269,6 @@ def test_an_inherited_socket_lives_on(tmp_path):
             upgraded_twice(program)
 
 
-@pytest.mark.xfail(strict=True, reason="the new program does not guess what it is")
 @pytest.mark.skipif(
     shutil.which("systemd-socket-activate") is None, reason="there is no systemd-socket-activate"
 )
