@@ -10,6 +10,7 @@ import time
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from ..manager.scoreboard import IDLE, INFORMATION, READING
 from ..protocols import fastcgi
 from ..protocols.cgi import mend, render_head
 from ..protocols.fastcgi import (
@@ -320,8 +321,13 @@ class Link:
                 return 0.0
             if not self._head_deadline:
                 self._head_deadline = time.monotonic() + HEAD_SECONDS
+            self._session.note(READING)
             # Bytes that drip in do not prolong it; the least patience is still some.
             return max(0.001, self._head_deadline - time.monotonic())
+
+    def dropped(self) -> None:
+        """The server has closed the connection, which took too long."""
+        self._session.note(IDLE)
 
     def serve(self, exchange: FastcgiExchange) -> None:
         """Run the application for *exchange*, and end the request."""
@@ -511,6 +517,8 @@ class Session:
         self.submit: Callable[[FastcgiExchange], None] = serve_linked
         self.watch: Callable[[Channel], None] | None = None
         self.unwatch: Callable[[Channel], None] | None = None
+        self.note: Callable[[int], None] = getattr(sapi, "note", None) or _ignore
+        """Told the scoreboard's stage, while a request comes in pieces."""
         self._cycle = cycle
         self._mount: str | None = sapi.mount
         self._split: bool = sapi.split
@@ -557,6 +565,7 @@ class Session:
 
     def serve(self, exchange: FastcgiExchange) -> None:
         """Run one exchange of a link."""
+        self.note(INFORMATION)
         try:
             mend(exchange.environ, self._mount, split=self._split)
         except RequestError as error:
@@ -571,6 +580,10 @@ class Session:
         self.sapi.sapi_error(error, request_line(exchange.environ))
         refuse(exchange, error.status)
         exchange.finish()
+
+
+def _ignore(stage: int) -> None:
+    """Show it to nobody."""
 
 
 def serve_linked(exchange: FastcgiExchange) -> None:

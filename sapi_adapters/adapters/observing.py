@@ -164,6 +164,9 @@ class Observed:
         self._entries.append(entry)
         return entry
 
+    def note(self, stage: int) -> None:
+        """Show the stage of a request that is being read, where that can be but one."""
+
     def __call__(self, exchange: Any) -> Any:
         """Serve *exchange*; awaitable under the event server."""
         raise NotImplementedError
@@ -239,6 +242,10 @@ class Blocking(Observed):
         self._only.thread = threading.get_ident()
         if log is None or not log.needs_begin:
             self.serve = self._unrolled()
+
+    def note(self, stage: int) -> None:
+        """Show *stage* as that of the one request."""
+        self._only.note(stage)
 
     def __call__(self, exchange: Any) -> None:
         entry = self._only

@@ -62,6 +62,8 @@ class ServerSapi(Sapi):
     """
 
     threads_by_default = 1
+    note: Callable[[int], None] | None = None
+    """Shows the scoreboard's stage of a request that comes in pieces, where there is but one."""
     supervised = True
     """A master watches the worker even if there is only one."""
 
@@ -400,6 +402,7 @@ class ServerSapi(Sapi):
 
         if self._access_log is not None:
             shared["idle"] = self._access_log.flush
+        self.note = cycle.note
         session = self.session(cycle.serve, None)
         blocking = BlockingServer(self.listeners, session, self, **shared)
         worker.handle_signals(blocking.stop, cycle.blame_all)

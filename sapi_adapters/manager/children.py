@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import slowlog
 from .policy import LEAVING, READY, STARTING, View
-from .scoreboard import FINISHING, IDLE, Scoreboard, Slot
+from .scoreboard import FINISHING, RUNNING, Scoreboard, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -111,7 +111,7 @@ class Child:
             for moment in (began, ended):
                 if activity < moment <= now:
                     activity = moment
-            if not IDLE < stage <= FINISHING:
+            if not RUNNING <= stage <= FINISHING:
                 continue
             active += 1
             if stage <= last and self.started <= began <= now:

@@ -170,7 +170,7 @@ class Slot:
 
     def active(self) -> int:
         """Return how many requests are running."""
-        return sum(stage > IDLE for stage, *_ in self.times())
+        return sum(RUNNING <= stage <= FINISHING for stage, *_ in self.times())
 
     def begun(self) -> int:
         """Return how many requests its worker has begun."""

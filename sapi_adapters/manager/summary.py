@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from .scoreboard import FINISHING, IDLE, READING, STAGES, Request
+from .scoreboard import FINISHING, IDLE, RUNNING, STAGES, Request
 from .status import Process, Status
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def summarize(board: Scoreboard, pool: Pool, *, sapi: str, version: str) -> Stat
 
 def _process(row: Row, now: float) -> Process:
     """Return one worker, told by its longest running request, or else by its last one."""
-    running = [request for request in row.requests if request.stage > IDLE]
-    served = [request for request in row.requests if request.begun]
+    running = [request for request in row.requests if request.stage >= RUNNING]
+    served = [request for request in row.requests if request.begun or request.stage > IDLE]
     if running:
         shown = min(running, key=lambda request: request.started)
     elif served:
@@ -83,7 +83,7 @@ def _process(row: Row, now: float) -> Process:
         last_request_cpu=100.0 * shown.cpu / duration if idle and duration else 0.0,
         last_request_memory=row.memory if idle else 0,
         memory=row.memory,
-        active_requests=sum(READING < r.stage <= FINISHING for r in row.requests),
+        active_requests=sum(RUNNING <= r.stage <= FINISHING for r in row.requests),
         capacity=row.capacity,
         generation=row.generation,
         leaving=row.leaving,

@@ -212,6 +212,8 @@ class BlockingServer:
         del self._parked[channel.fd]
         self._poller.remove(channel.fd)
         channel.close()
+        if channel.session is not None:
+            channel.session.dropped()
 
     def _wait(self, timeout: float) -> None:
         """Serve one request of each parked connection that is ready; tick when it is time."""

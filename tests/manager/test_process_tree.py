@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -324,3 +325,21 @@ def test_a_child_does_not_run_the_callers_code(tmp_path):
         process.send_signal(signal.SIGQUIT)
         assert process.wait(15) == 0
     assert notes.read_text() == "returned 0\nexit\n"
+
+
+def test_a_head_that_comes_slowly_shows_and_holds_nobody(tmp_path):
+    status = str(tmp_path / "status.sock")
+    options = ("--status-path", "/status", "--set", f"pm.status_listen={status}")
+    with serving(tmp_path, "server_apps:wsgi", "--workers", "1", *options) as served:
+
+        def state() -> str:
+            page = fetch(status, PATH_INFO="/status", QUERY_STRING="json&full").body
+            return json.loads(page)["processes"][0]["state"]
+
+        until(lambda: state() == "Idle")
+        with Client(served.address) as slow:
+            head = slow.codec.begin(1, [(b"REQUEST_METHOD", b"GET")])
+            slow.socket.sendall(head[:30])
+            until(lambda: state() == "Reading headers")
+            assert fetch(served.address, PATH_INFO="/y").body == b"/y"
+        until(lambda: state() == "Idle")

@@ -128,6 +128,15 @@ def test_capacity_is_what_there_is(board):
     assert [slot.set_capacity(n) for n in (-5, 0, 3, 99)] == [1, 1, 3, 4]
 
 
+def test_a_worker_shows_its_entries_before_its_master_does(board):
+    """Else requests go uncounted until the master looks again."""
+    seat(board)
+    board.slot(0).set_capacity(3)
+    for n in range(3):
+        Entry(board.slot(0), n).begin(exchange())
+    assert totals(board) == 3
+
+
 def test_the_head_is_read_as_it_was_published(board):
     board.head = Head(*range(1, 15 + 1), last_failure="why \N{EURO SIGN}" * 200)
     board.publish()
