@@ -47,9 +47,13 @@ def command() -> list[str]:
 
 
 def _fingerprint() -> dict[str, tuple[int, int] | None]:
-    """Return what the files of this program look like: the interpreter's, and the project's."""
+    """Return what the files of this program look like: the interpreter's, and the project's.
+
+    Empty when that cannot be known, as without a free descriptor.
+    """
     files = [sys.executable]
-    for folder, _, names in os.walk(_PACKAGE):
+    errors: list[OSError] = []
+    for folder, _, names in os.walk(_PACKAGE, onerror=errors.append):
         files += [os.path.join(folder, name) for name in names if name.endswith(".py")]
     found: dict[str, tuple[int, int] | None] = {}
     for path in files:
@@ -59,7 +63,7 @@ def _fingerprint() -> dict[str, tuple[int, int] | None]:
             found[path] = None
         else:
             found[path] = status.st_mtime_ns, status.st_size
-    return found
+    return {} if errors else found
 
 
 class Program:
@@ -73,7 +77,7 @@ class Program:
 
     def changed(self) -> bool:
         """Tell whether it was replaced on the disk: new workers would be of two versions."""
-        return _fingerprint() != self._files
+        return _fingerprint() not in ({}, self._files)
 
     def try_it(self, environ: dict[str, str], serving: dict[str, Any]) -> None:
         """Start the trial, which is told what is *serving*.

@@ -132,6 +132,7 @@ class Program:
             PATH_INFO="",
             QUERY_STRING="json&full",
         )
+        assert found.ended is not None and found.status == 200, (found, self.text[-4000:])
         page: dict[str, Any] = json.loads(found.body)
         return page
 

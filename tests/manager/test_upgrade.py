@@ -98,7 +98,7 @@ def test_upgrades_leave_nothing_behind(tmp_path):
         assert program.descriptors() == descriptors
         print(f"\nafter 5 upgrades the master grew by {program.resident() - resident >> 10} KiB")
         assert program.resident() - resident < _GROWTH
-        until(lambda: [opened(pid) for pid in program.children()] == workers)
+        until(lambda: max(opened(pid) for pid in program.children()) <= max(workers))
 
 
 def test_changed_files_of_the_program_turn_a_reload_into_an_upgrade(tmp_path):
