@@ -8,9 +8,14 @@ BIN = $(VENV)/bin
 DEBIAN = nginx apache2 libapache2-mod-fcgid lighttpd haproxy caddy spawn-fcgi libfcgi-bin systemd \
 	php-fpm chromium libfaketime acl
 
-.PHONY: test check lint unit coverage versions interop demo servers clean
+# What coverage is asked of, and runs one by one; what tries real process trees to their limits.
+COVERED = tests/gateways tests/protocols tests/core tests/conformance tests/servers
+REST = tests/manager tests/shape tests/examples
+PYTEST = $(BIN)/pytest -q
 
-test: servers lint coverage interop versions
+.PHONY: test check lint unit coverage rest slow versions interop demo servers clean
+
+test: servers lint coverage rest slow interop versions
 
 check: lint unit
 
@@ -25,17 +30,23 @@ lint: $(BIN)/.installed
 	$(BIN)/mypy
 
 unit: $(BIN)/.installed
-	$(BIN)/pytest -q --ignore=tests/interop --ignore=tests/contrib
+	$(PYTEST) -n 4 -m 'not slow and not long' $(COVERED) $(REST)
 
-# The same as unit, and fails when gateways or protocols are not covered.
+rest: $(BIN)/.installed
+	$(PYTEST) -n 4 -m 'not slow and not long' $(REST)
+
+slow: $(BIN)/.installed
+	$(PYTEST) -n 2 --dist loadfile -m 'slow and not long' $(REST) tests/chaos
+
+# Fails when gateways or protocols are not covered.
 coverage: $(BIN)/.installed
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -q --ignore=tests/interop --ignore=tests/contrib
+	$(BIN)/coverage run -m pytest -q $(COVERED)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered --include='sapi_adapters/gateways/*,sapi_adapters/protocols/*' --fail-under=95
 
 interop: $(BIN)/.installed
-	$(BIN)/pytest -q tests/interop tests/contrib
+	$(PYTEST) tests/interop tests/contrib
 
 # The unit tests on the oldest and the newest Python that this machine has.
 versions:

@@ -7,6 +7,8 @@ from chaos.load import Load
 from chaos.program import Program, running
 from fastcgi_client import fetch
 
+pytestmark = pytest.mark.slow
+
 LIFESPAN = """
 async def asgi(scope, receive, send):
     await receive()

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from chaos.program import Program, running
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parents[2] / "contrib" / "benchmarks" / "fcgibench.c"
 KINDS = {
     "prefork": {"pm.max_children": "3"},

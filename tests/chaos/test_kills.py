@@ -14,6 +14,8 @@ from chaos.load import Load
 from chaos.program import Program, running
 from serving import until
 
+pytestmark = pytest.mark.slow
+
 WORKERS = 4
 
 

@@ -10,6 +10,8 @@ from chaos.load import Load
 from chaos.program import Program, running
 from serving import until
 
+pytestmark = pytest.mark.slow
+
 LIMIT, JITTER, WORKERS = 60, 20, 3
 
 

@@ -9,6 +9,8 @@ import pytest
 from chaos.load import Load
 from chaos.program import Program, running
 
+pytestmark = pytest.mark.slow
+
 KINDS = {
     "prefork": {"pm.max_children": "4"},
     "threaded": {"sapi": "fcgi-threaded", "threads": "4"},

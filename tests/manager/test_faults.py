@@ -21,6 +21,8 @@ from chaos.program import Program, running
 from fastcgi_client import Answer, Client, fetch
 from serving import until
 
+pytestmark = pytest.mark.slow
+
 ROOT = os.geteuid() == 0
 STUCK = """
 import os

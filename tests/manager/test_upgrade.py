@@ -17,6 +17,8 @@ from chaos.program import Program, end, running
 from fastcgi_client import fetch
 from serving import until
 
+pytestmark = pytest.mark.slow
+
 KINDS = {
     "prefork": {"pm.max_children": "4"},
     "threaded": {"sapi": "fcgi-threaded", "threads": "4"},
