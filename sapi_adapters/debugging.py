@@ -129,7 +129,7 @@ class _Wsgi:
             raise start.late
 
     def _application(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
-        __traceback_hide__ = True  # noqa: F841 - Werkzeug leaves frames out that have it
+        __traceback_hide__ = True  # Werkzeug leaves frames out that have it
         return self.application(environ, start.given)  # type: ignore[no-any-return]
 
 
