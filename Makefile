@@ -48,7 +48,7 @@ coverage: $(BIN)/.installed
 interop: $(BIN)/.installed
 	$(PYTEST) tests/interop tests/contrib
 
-# The unit tests on the oldest and the newest Python that this machine has.
+# The unit tests on the other Pythons that this machine has.
 versions:
 	.ci/versions
 
