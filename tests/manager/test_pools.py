@@ -537,7 +537,8 @@ def test_max_requests_is_exact_with_several_workers_and_no_request_is_lost(place
         assert 3 <= len(living) <= 6, "one near its last request has another beside it"
         gone = {pid: count for pid, count in served_by.items() if pid not in living}
         assert len(gone) >= 15
-        assert set(gone.values()) == {20}
+        # A connection that it had accepted by then is served: no one else can do it.
+        assert set(gone.values()) <= {20, 21}
         assert all(count < 20 for pid, count in served_by.items() if pid in living)
 
 
