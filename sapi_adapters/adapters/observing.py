@@ -158,6 +158,10 @@ class Observed:
         self._terminate_after = terminate_after
         self._slot = slot
         self._entries: list[Entry] = []
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make what the kind of server needs."""
 
     def _entry(self, index: int) -> Entry:
         entry = Entry(self._slot, index)
@@ -179,42 +183,41 @@ class Observed:
         entry.begin(exchange)
 
     def _end(self, entry: Entry, exchange: Any) -> None:
-        started = entry.started
-        ended = entry.end()
+        self._ended(exchange, entry.started, entry.end())
+
+    def _ended(self, exchange: Any, started: float, ended: float) -> None:
         if self._log is not None:
             self._log.end(exchange, started, ended)
         if self.limit is not None:
             self.limit.end()
 
-    def running(self) -> Iterator[Entry]:
-        """Return the entries of the requests that run now."""
-        return (entry for entry in list(self._entries) if entry.exchange is not None)
-
-    def describe(self) -> list[Running]:
-        """Return what runs now, for the slow log. Called in a signal handler: takes no lock."""
-        found = []
+    def running(self) -> Iterator[tuple[Entry, Any]]:
+        """Return what runs now. Safe in a signal handler and beside threads: takes no lock."""
         for entry in list(self._entries):
             exchange = entry.exchange
             if exchange is not None:
-                line = request_line(exchange.environ)
-                script = exchange.environ.get("SCRIPT_FILENAME", "")
-                found.append(Running(entry.started, line, script, entry.thread, entry.task))
+                yield entry, exchange
+
+    def describe(self) -> list[Running]:
+        """Return what runs now, for the slow log."""
+        found = []
+        for entry, exchange in self.running():
+            line = request_line(exchange.environ)
+            script = exchange.environ.get("SCRIPT_FILENAME", "")
+            found.append(Running(entry.started, line, script, entry.thread, entry.task))
         return found
 
     def blame_all(self) -> None:
         """Say which requests end with the worker; their clients get an error that says why."""
-        for entry in self.running():
-            exchange = entry.exchange
-            if exchange is not None and not exchange.ended:
+        for entry, exchange in self.running():
+            if not exchange.ended:
                 self.blame(entry, exchange)
 
     def cut_all(self) -> None:
         """The same, and end them here: their threads do not come to it."""
-        for entry in self.running():
-            exchange = entry.exchange
-            if exchange is not None and not exchange.ended:
-                self.blame(entry, exchange)
-                exchange.cut()
+        self.blame_all()
+        for _, exchange in self.running():
+            exchange.cut()  # nothing, when the response is over
 
     def blame(self, entry: Entry, exchange: Any, *, timed_out: bool = False) -> None:
         """Log that *exchange* is given up, and let its client know why."""
@@ -230,17 +233,10 @@ class Observed:
 class Blocking(Observed):
     """For a server that serves one request at a time."""
 
-    def __init__(
-        self,
-        cycle: Callable[[Any], Any],
-        slot: Slot,
-        terminate_after: float,
-        log: AccessLog | None = None,
-    ) -> None:
-        super().__init__(cycle, slot, terminate_after, log)
+    def _prepare(self) -> None:
         self._only = self._entry(0)
         self._only.thread = threading.get_ident()
-        if log is None or not log.needs_begin:
+        if self._log is None or not self._log.needs_begin:
             self.serve = self._unrolled()
 
     def note(self, stage: int) -> None:
@@ -312,14 +308,7 @@ class Blocking(Observed):
 class Threaded(Observed):
     """For a server of threads: each has its own entry."""
 
-    def __init__(
-        self,
-        cycle: Callable[[Any], Any],
-        slot: Slot,
-        terminate_after: float,
-        log: AccessLog | None = None,
-    ) -> None:
-        super().__init__(cycle, slot, terminate_after, log)
+    def _prepare(self) -> None:
         self._numbers = itertools.count()
         self._own = threading.local()
 
@@ -344,15 +333,8 @@ class Threaded(Observed):
 class Awaited(Observed):
     """For the event server: entries are taken and given back; the last one counts those beyond."""
 
-    def __init__(
-        self,
-        cycle: Callable[[Any], Any],
-        slot: Slot,
-        terminate_after: float,
-        log: AccessLog | None = None,
-    ) -> None:
-        super().__init__(cycle, slot, terminate_after, log)
-        self._free = [self._entry(n) for n in range(slot.capacity - 1, -1, -1)]
+    def _prepare(self) -> None:
+        self._free = [self._entry(n) for n in range(self._slot.capacity - 1, -1, -1)]
         self._beyond = self._free.pop(0)
         self._crowd = 0
 
@@ -385,10 +367,7 @@ class Awaited(Observed):
                 self._crowd -= 1
                 if not self._crowd:
                     entry.end()
-                if self._log is not None:
-                    self._log.end(exchange, started, time.monotonic())
-                if self.limit is not None:
-                    self.limit.end()
+                self._ended(exchange, started, time.monotonic())
 
     async def _within(self, entry: Entry, exchange: Any) -> None:
         """Run the cycle; when it takes too long it is cancelled, and the others go on."""
@@ -403,11 +382,11 @@ class Awaited(Observed):
         if done:
             task.result()
             return
-        others = [o for o in self.running() if o.exchange not in (exchange, None)]
+        others = [other for _, other in self.running() if other is not exchange]
         if not exchange.ended:
             self.blame(entry, exchange, timed_out=True)
         stack = "\n".join(["it was here:", *stack_of(task)])
-        lines = "; ".join(request_line(other.exchange.environ) for other in others)
+        lines = "; ".join(request_line(other.environ) for other in others)
         beside = f"\nbeside it ran, and go on: {lines}" if others else ""
         exchange.sapi.log_message(f"{stack}{beside}", WARNING)
         task.cancel()

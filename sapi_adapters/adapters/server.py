@@ -498,7 +498,7 @@ class ServerSapi(Sapi):
             for index, each in enumerate(found):
                 each.label = f"given by systemd {index}"
         if not found and listener.is_listening(0):
-            _fill_standard_descriptors()
+            os.dup2(2, 1)  # what the application prints must not reach the wire
             found.append(listener.inherit(0))
             found[0].label = "given by a server"
             self.started_by_server = self.split = True
@@ -532,18 +532,6 @@ def _workers_asked(variables: Mapping[str, str]) -> int | None:
                 raise ConfigurationError(f"{name} is {value!r}, not a number of workers")
             return int(value)
     return None
-
-
-def _fill_standard_descriptors() -> None:
-    """Put /dev/null on closed descriptors 1 and 2, before anything else is opened there.
-
-    What the application prints must not reach the wire, so 1 becomes 2.
-    """
-    null = os.open("/dev/null", os.O_RDWR)
-    while null <= 2:
-        null = os.dup(null)
-    os.close(null)
-    os.dup2(2, 1)
 
 
 def _join_output() -> int | None:

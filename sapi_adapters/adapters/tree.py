@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..manager.children import BROKEN, Terminated, Worker
@@ -134,7 +135,7 @@ class _Tree:
         self._report = report
         self._log = _open_log(config)
         self._notifier = Notifier()
-        self._opened: list[ServerSapi] = []
+        self._started = False
         self._state = state
         self._running: Master | None = None
 
@@ -150,7 +151,8 @@ class _Tree:
                 written = True
             before = None if self._state is None else self._state["pid"]
             if before not in (None, pid):
-                os.unlink(before)
+                with suppress(FileNotFoundError):  # somebody has tidied up
+                    os.unlink(before)
             # Who wrote a file reloads it, also one with a single worker.
             from_file = self._read_again is not None
             if from_file or len(self._sapis) > 1 or self._first.needs_master():
@@ -167,7 +169,7 @@ class _Tree:
                     remove_pid(pid)
                 for sapi in self._serving():
                     sapi.retire(())
-                if self._opened:
+                if self._started:
                     self._first.module_shutdown()
                 if self._running is not None:
                     self._running.let_go_of_signals()
@@ -185,9 +187,9 @@ class _Tree:
             sapi.inherit(known)
             if sapi is self._first:
                 sapi.module_startup()
+                self._started = True
             else:
                 sapi.startup()
-            self._opened.append(sapi)
         used = [listener for sapi in self._sapis for listener in sapi.listeners]
         for listener in handed:
             if listener not in used:
