@@ -25,7 +25,7 @@ from .policy import (
     Warn,
     decide,
 )
-from .scoreboard import IDLE, Scoreboard
+from .scoreboard import RUNNING, Scoreboard
 from .slowlog import Trace as Tracing
 from .slowlog import format_record
 from .upgrade import board_of, children_of
@@ -297,7 +297,7 @@ class Group:
         now = time.monotonic()
         slowest, since = 0, now
         for index, (stage, begun, began, _) in enumerate(child.slot.times()):
-            if stage <= IDLE or not child.started <= began <= now:
+            if stage < RUNNING or not child.started <= began <= now:
                 continue
             if began < since:
                 slowest, since = index, began
