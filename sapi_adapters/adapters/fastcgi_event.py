@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..manager.scoreboard import FINISHING
@@ -247,7 +248,8 @@ class EventLink:
             length = mend(exchange.environ, self.sapi.mount, split=self.sapi.split)
         except RequestError as error:
             self._active[exchange._id] = exchange
-            self._server.spawn(self._refuse(exchange, error))
+            answer = partial(self._refuse, error)
+            self._server.spawn(self.sapi.serve_instead(exchange, answer))
             return
         if body is not None and length >= 0 and length != len(body):
             exchange.set_length(length)
@@ -268,7 +270,7 @@ class EventLink:
         finally:
             exchange.cut()  # nothing, when the response is over
 
-    async def _refuse(self, exchange: EventExchange, error: RequestError) -> None:
+    async def _refuse(self, error: RequestError, exchange: EventExchange) -> None:
         self.sapi.sapi_error(error, request_line(exchange.environ))
         refuse(exchange, error.status)
         await exchange.finish()

@@ -577,9 +577,12 @@ class Session:
             exchange.cut()  # nothing, when the response is over
 
     def _refuse(self, exchange: FastcgiExchange, error: RequestError) -> None:
-        self.sapi.sapi_error(error, request_line(exchange.environ))
-        refuse(exchange, error.status)
-        exchange.finish()
+        def answer(exchange: FastcgiExchange) -> None:
+            self.sapi.sapi_error(error, request_line(exchange.environ))
+            refuse(exchange, error.status)
+            exchange.finish()
+
+        self.sapi.serve_instead(exchange, answer)
 
 
 def _ignore(stage: int) -> None:

@@ -152,8 +152,8 @@ class Observed:
     ) -> None:
         self.cycle = cycle
         self.limit: Limit | None = None
-        self.serve: Callable[[Any], Any] = self.__call__
-        """Serves an exchange; what a session is given."""
+        self.serve: Callable[..., Any] = self.__call__
+        """Serves an exchange; what a session is given. A second argument takes *cycle*'s place."""
         self._log = log
         self._terminate_after = terminate_after
         self._slot = slot
@@ -171,8 +171,8 @@ class Observed:
     def note(self, stage: int) -> None:
         """Show the stage of a request that is being read, where that can be but one."""
 
-    def __call__(self, exchange: Any) -> Any:
-        """Serve *exchange*; awaitable under the event server."""
+    def __call__(self, exchange: Any, cycle: Callable[[Any], Any] | None = None) -> Any:
+        """Serve *exchange*, by *cycle* if that is given; awaitable under the event server."""
         raise NotImplementedError
 
     def _begin(self, entry: Entry, exchange: Any) -> None:
@@ -243,15 +243,15 @@ class Blocking(Observed):
         """Show *stage* as that of the one request."""
         self._only.note(stage)
 
-    def __call__(self, exchange: Any) -> None:
+    def __call__(self, exchange: Any, cycle: Callable[[Any], Any] | None = None) -> None:
         entry = self._only
         self._begin(entry, exchange)
         try:
-            self.cycle(exchange)
+            (cycle or self.cycle)(exchange)
         finally:
             self._end(entry, exchange)
 
-    def _unrolled(self) -> Callable[[Any], None]:
+    def _unrolled(self) -> Callable[..., None]:
         """Return :meth:`__call__` as one function: a third of its cost is saved that way."""
         entry, log = self._only, None if self._log is None else self._log.end
         memory, whole, numbers = entry.memory, entry.whole, entry.numbers
@@ -261,12 +261,12 @@ class Blocking(Observed):
             time.monotonic,
             time.thread_time,
         )
-        cycle: Any = self.cycle
-        if not isinstance(cycle, FunctionType):
-            cycle = cycle.__call__
+        whole_cycle: Any = self.cycle
+        if not isinstance(whole_cycle, FunctionType):
+            whole_cycle = whole_cycle.__call__
         count, cpu, long = 0, 0.0, False
 
-        def serve(exchange: Any) -> None:
+        def serve(exchange: Any, cycle: Callable[[Any], Any] = whole_cycle) -> None:
             nonlocal count, cpu, long
             get = exchange.environ.get
             count += 1
@@ -312,14 +312,14 @@ class Threaded(Observed):
         self._numbers = itertools.count()
         self._own = threading.local()
 
-    def __call__(self, exchange: Any) -> None:
+    def __call__(self, exchange: Any, cycle: Callable[[Any], Any] | None = None) -> None:
         entry: Entry | None = getattr(self._own, "entry", None)
         if entry is None:
             # The main thread, which serves what is left at the end, comes after all others.
             entry = self._own.entry = self._entry_of_thread()
         self._begin(entry, exchange)
         try:
-            self.cycle(exchange)
+            (cycle or self.cycle)(exchange)
         finally:
             self._end(entry, exchange)
 
@@ -338,7 +338,7 @@ class Awaited(Observed):
         self._beyond = self._free.pop(0)
         self._crowd = 0
 
-    async def __call__(self, exchange: Any) -> None:
+    async def __call__(self, exchange: Any, cycle: Callable[[Any], Any] | None = None) -> None:
         import asyncio
 
         free = self._free
@@ -349,10 +349,10 @@ class Awaited(Observed):
         entry.task = asyncio.current_task()
         self._crowd += entry is self._beyond
         try:
-            if self._terminate_after:
+            if self._terminate_after and cycle is None:
                 await self._within(entry, exchange)
             else:
-                await self.cycle(exchange)
+                await (cycle or self.cycle)(exchange)
         except asyncio.CancelledError:
             if not exchange.ended:
                 self.blame(entry, exchange)

@@ -43,6 +43,10 @@ STATUS_CHILDREN = 2
 """Workers of a pool that only answers ``pm.status_listen``."""
 
 
+def _unnoted(exchange: Any, answer: Callable[[Any], Any]) -> Any:
+    return answer(exchange)
+
+
 class ServerSapi(Sapi):
     """A SAPI that listens. Options, all by keyword:
 
@@ -63,6 +67,8 @@ class ServerSapi(Sapi):
 
     threads_by_default = 1
     note: Callable[[int], None] | None = None
+    serve_instead: Callable[[Any, Callable[[Any], Any]], Any] = staticmethod(_unnoted)
+    """Lets a function serve an exchange that is refused, noted as any request is."""
     """Shows the scoreboard's stage of a request that comes in pieces, where there is but one."""
     supervised = True
     """A master watches the worker even if there is only one."""
@@ -371,6 +377,7 @@ class ServerSapi(Sapi):
             capacity=capacity,
             log=self._access_log,
         )
+        self.serve_instead = cycle.serve
         if worker.trace_fd >= 0:
             depth = self.pool.request_slowlog_trace_depth
             threaded_now = self.threads > 1 and not gateway.asynchronous

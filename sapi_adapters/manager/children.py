@@ -87,7 +87,7 @@ class Child:
         """How it serves, in its own words."""
         self.retiring = ""
         self.patience = 0.0
-        self.memory = 0
+        self.memory = self.first_memory = 0
         self.trace_fd = -1
         """Where the stacks come that it is asked for."""
         self.readers: list[tuple[int, str]] = []
@@ -130,6 +130,7 @@ class Child:
             patience=self.patience,
             last_activity=activity,
             memory=self.memory,
+            first_memory=self.first_memory,
             retiring=self.retiring,
         )
 
@@ -188,6 +189,7 @@ class Child:
         if not self.told:
             self.state = READY
             self.since = time.monotonic()
+            self.first_memory = resident(self.pid)
         return True
 
     def show(self) -> None:

@@ -407,7 +407,7 @@ class Master:
                 break
         if not self._announced:
             self._settle_start()
-        if self._reloading and not any(g.reloading for g in self._groups):
+        if self._reloading and all(g.settled for g in self._groups):
             self._reloading = False
             self._notifier.ready(self._summary())
             failures = self._reload_failures or [

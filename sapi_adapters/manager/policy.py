@@ -74,6 +74,8 @@ class View:
     last_activity: float = 0.0
     memory: int = 0
     """Resident bytes."""
+    first_memory: int = 0
+    """The same, when it was ready: no other could be smaller."""
     retiring: str = ""
     """Why another takes its place: ``"requests"``, and it leaves by itself, or ``"memory"``."""
 
@@ -321,7 +323,7 @@ def _retire(settings: Settings, snapshot: Snapshot, target: int) -> list[Action]
             settings.max_memory
             and not worker.retiring
             and worker.state == READY
-            and worker.memory > settings.max_memory
+            and worker.first_memory <= settings.max_memory < worker.memory
         ):
             actions.append(Retire(worker.number, "memory"))
     return actions

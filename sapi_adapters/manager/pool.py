@@ -140,6 +140,8 @@ class Group:
         self.number = 0
         """Of the worker that was forked last."""
         self._no_room = False
+        self._said_large = 0
+        """The last generation of which it was said that its workers start above pm.max_memory."""
         self.retired = 0
         """Requests begun by workers that are gone."""
         self._dropped = 0
@@ -179,6 +181,11 @@ class Group:
     def reloading(self) -> bool:
         """Whether another generation is being started."""
         return self.next_generation != self.generation
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known how its start, or its reload, ends."""
+        return not self.reloading and (self.announced or bool(self.failure))
 
     @property
     def ready(self) -> int:
@@ -410,6 +417,7 @@ class Group:
                 child.is_ready(message)
                 self.log(f"worker {child.pid} is ready", "debug")
                 self.announced = True
+                self._look_at_first_memory(child)
                 if not self.reloading:
                     self.failure, self.fatal = "", None
             elif kind == b"F":
@@ -424,6 +432,19 @@ class Group:
             elif not message:
                 return False
         return True
+
+    def _look_at_first_memory(self, child: Child) -> None:
+        """Say once in a generation that pm.max_memory cannot be kept: nobody is replaced then."""
+        limit = (self.next_settings if self.reloading else self.settings).max_memory
+        if not limit or child.first_memory <= limit or self._said_large == child.generation:
+            return
+        self._said_large = child.generation
+        size = f"{child.first_memory / 1048576:.0f} MiB"
+        self.log(
+            f"pm.max_memory ({limit / 1048576:.0f} MiB) is less than a worker needs at its start"
+            f" ({size}): it replaces none that began so large",
+            "warning",
+        )
 
     wants_reload = False
     """A worker asked for a reload: a source file changed."""
@@ -489,6 +510,8 @@ class Group:
             if first and not self._alone:
                 self.log(f"the pool cannot start: {child.failure}", "error")
         else:
+            if not self.announced:
+                self.failure = child.failure or said
             self.log(
                 said
                 + ("" if child.state == READY or child.told else " before it was ready")

@@ -121,6 +121,28 @@ def test_an_address_that_a_failed_reload_asked_for_is_given_back(tmp_path):
         assert program.status()["reloads"] == 3
 
 
+@pytest.mark.parametrize(
+    ("source", "status", "said"),
+    [
+        ("import time; time.sleep(1)\nfrom apps import make\nwsgi, _ = make('late')", 0, ""),
+        ("import no_such_module", 1, "two: "),
+        ("import os; os.kill(os.getpid(), 9)", 1, "two: worker"),
+    ],
+)
+def test_a_pool_that_a_reload_adds_is_waited_for(tmp_path, source, status, said):
+    with running(Program(tmp_path, {"www": {}}, log_level="debug")) as program:
+        (tmp_path / "site" / "added.py").write_text(source)
+        program.pools["two"] = {"app": "added:wsgi"}
+        program.configure()
+        told = program.tell("reload")
+        assert (told.returncode, said in told.stderr) == (status, True), program.text
+        if not said:
+            ready = [line for line in program.text.splitlines() if line.endswith("is ready")]
+            assert any("[pool two] worker" in line for line in ready)
+            assert fetch(program.address("two")).body == b"late"
+        assert program.status()["reloads"] == 1, "the other pool is renewed all the same"
+
+
 def test_a_pool_may_go_and_come_back_while_its_old_workers_finish(tmp_path):
     with running(Program(tmp_path, {"www": {}, "two": {}})) as program:
         with Load(program.address("two"), rate=0, longs=1, seconds=3) as load:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import resource
-import signal
 import subprocess
 import sys
 import threading
@@ -40,6 +39,7 @@ ENVIRON = {
     "HTTP_REFERER": "https://example.org/",
     "HTTP_USER_AGENT": "curl/8 (x; y)",
 }
+pytestmark = pytest.mark.usefixtures("deadline")
 STARTED = 1795240716.5
 TIME = time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(STARTED))
 
@@ -62,20 +62,6 @@ class Bare:
     environ: dict[str, Any] = {}  # noqa: RUF012
     status = ""
     written = 0
-
-
-@pytest.fixture(autouse=True)
-def deadline() -> Iterator[None]:
-    """End a test whose log waits after all."""
-
-    def late(number: int, frame: object) -> None:
-        raise TimeoutError("the log waits")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

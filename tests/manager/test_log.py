@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -22,21 +21,8 @@ from sapi_adapters.manager import log as log_module
 from sapi_adapters.manager.log import TURN, ErrorLog, LogFile, WorkerOutput
 from sapi_adapters.sapi import ConfigurationError
 
+pytestmark = pytest.mark.usefixtures("deadline")
 STAMP = r"\[\d\d-[A-Z][a-z]{2}-\d{4} \d\d:\d\d:\d\d\]"
-
-
-@pytest.fixture(autouse=True)
-def deadline() -> Iterator[None]:
-    """End a test whose log waits after all."""
-
-    def late(number: int, frame: object) -> None:
-        raise TimeoutError("the log waits")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

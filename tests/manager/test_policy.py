@@ -264,6 +264,11 @@ MEMORY_CASES = {
         1.0,
         [Retire(1, "memory")],
     ),
+    "not one that began so large: another would, too": (
+        look([replace(ready(1), memory=120, first_memory=101)]),
+        1.0,
+        [Spawn(1)],
+    ),
     "its place is taken first": (
         look([ready(1, memory=101, retiring="memory"), ready(2)]),
         1.0,

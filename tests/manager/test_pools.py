@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,11 @@ def wsgi(environ, start_response):
         os.kill(os.getpid(), signal.SIGSEGV)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [body.encode()]
+"""
+
+ASGI = """
+async def asgi(scope, receive, send):
+    raise AssertionError("nobody asked for it")
 """
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become others")
@@ -516,6 +522,45 @@ def test_a_worker_that_grows_is_replaced_and_no_request_lost(place):
             until(lambda: len(served.workers()) == 1)
         assert failures == []
         assert pid_of(address) != before
+
+
+def test_a_limit_below_what_a_worker_needs_at_its_start_replaces_nobody(place):
+    section = place.pool("www", pm__max_memory="4M", pm__status_path="/status")
+    address = place.path("www.sock")
+    with place.serving(section, top="log_level = debug") as served:
+        (before,) = served.workers()
+        until(lambda: status(address)["memory peak"] > 4 << 20)  # the master has looked
+        assert served.workers() == [before]
+        assert "has grown" not in served.text
+        assert served.text.count("pm.max_memory (4 MiB) is less than a worker needs") == 1
+
+
+@pytest.mark.parametrize(
+    "sapi", [{}, {"sapi": "fcgi-threaded", "threads": 2}, {"app": "asgi_pooled:asgi"}], ids=str
+)
+def test_a_request_that_is_refused_is_counted_and_logged(place, sapi):
+    """Requests with a CONTENT_LENGTH that is no number, whole in one packet or in several."""
+    place.app(name="asgi_pooled", source=ASGI)
+    section = place.pool(
+        "www",
+        "access.format = %m %r %s",
+        access__log=place.path("access"),
+        pm__status_path="/status",
+        pm__status_listen=place.path("status.sock"),
+        **sapi,
+    )
+    address = place.path("www.sock")
+    with place.serving(section):
+        wrong = {"CONTENT_LENGTH": "x", "REQUEST_URI": "/wrong"}
+        assert fetch(address, **wrong).status == 400
+        with Client(address) as client:
+            client.begin(**wrong)
+            time.sleep(0.05)  # it is read before the rest comes
+            client.stdin(b"")
+            assert client.answer().status == 400
+        access = place.folder / "access"
+        until(lambda: access.read_text() == "GET /wrong 400\n" * 2)
+        assert status(place.path("status.sock"))["accepted conn"] == 2
 
 
 def test_max_requests_is_exact_with_several_workers_and_no_request_is_lost(place):
