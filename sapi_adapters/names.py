@@ -16,6 +16,7 @@ SAPIS = {
     "cgi": "sapi_adapters.adapters.cgi:Cgi",
     "fcgi-prefork": "sapi_adapters.adapters.fastcgi:FcgiPrefork",
     "fcgi-threaded": "sapi_adapters.adapters.fastcgi:FcgiThreaded",
+    "mod": "sapi_adapters.adapters.host:HostSapi",
     "cli": "sapi_adapters.adapters.cli:Cli",
 }
 """Name -> "module:class". Other distributions add theirs by the entry point group below.
@@ -51,9 +52,9 @@ def _foreign(name: str) -> type[Sapi]:
 def guess(options: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> str:
     """Return the SAPI that the way this process was started asks for.
 
-    A CGI environment means ``cgi``. Somewhere to listen, given as an option, by systemd or as a
-    listening socket on descriptor 0, means ``fcgi-prefork``. Nothing of the kind raises
-    :class:`ConfigurationError` with what to type.
+    A CGI environment means ``cgi``. A Unix socket or descriptor to listen on, given as an option,
+    by systemd or as a listening socket on descriptor 0, means ``fcgi-prefork``. Nothing of the
+    kind, or a TCP address, means ``mod``: the HTTP host.
     """
     given = [name for name in ("socket", "bind", "fd") if options.get(name) is not None]
     if not given and in_cgi_process():
@@ -63,19 +64,14 @@ def guess(options: Mapping[str, object], environ: Mapping[str, str] = os.environ
     if not given and environ.get("LISTEN_PID") == str(os.getpid()):
         return "fcgi-prefork"
     if not given and ("SAPI_ADAPTERS_TRIAL" in environ or "SAPI_ADAPTERS_STATE" in environ):
-        return "fcgi-prefork"  # another program is to be in the place of one that had sockets
+        from .manager.upgrade import labels_before  # another program is to take over its sockets
+
+        if any(label.startswith("given by") for label in labels_before()):
+            return "fcgi-prefork"
+        return "mod"
     if not given:
         from .servers.listener import is_listening
 
         if is_listening(0):
             return "fcgi-prefork"
-    if given:
-        raise ConfigurationError(
-            "--bind alone is for the HTTP host, which this version does not have;"
-            " for FastCGI say --sapi fcgi-prefork or --sapi fcgi-threaded"
-        )
-    raise ConfigurationError(
-        "no web server started this program and nothing says where to listen;"
-        " try: serve APP --socket /tmp/app.sock (FastCGI for nginx, Apache, lighttpd),"
-        " or: serve APP --sapi cli GET / (one request, answer on the terminal)"
-    )
+    return "mod"

@@ -162,6 +162,46 @@ def test_file(
     return "\n".join([*lines, f"the configuration file {path} is right"])
 
 
+def run_host(path: str, *, defines: Sequence[str] = ()) -> int:
+    """Serve what the configuration *path*, in httpd.conf's syntax, describes; return the status.
+
+    *defines* are ``"NAME"`` or ``"NAME=VALUE"``, as Define has them. The file is read twice at the
+    start and once for each restart. Raises :class:`ConfigurationError` for one that is refused.
+    """
+    from .adapters.host import host_from_file
+    from .adapters.tree import run_pools
+
+    path = os.path.abspath(path)
+    known = _defines(defines)
+
+    def configure() -> tuple[Global, list[ServerSapi]]:
+        sapi = host_from_file(path, known, _load_application)
+        if sapi.pool.user or sapi.pool.chroot:
+            _preload()
+        return sapi.config, [sapi]
+
+    host_from_file(path, known, _load_application, pass_=1)
+    config, sapis = configure()
+    return run_pools(config, sapis, configure)
+
+
+def test_host(path: str, *, defines: Sequence[str] = ()) -> str:
+    """Return what a test of the httpd.conf *path* says. Nothing is opened or loaded."""
+    from .adapters.host import host_from_file
+
+    sapi = host_from_file(os.path.abspath(path), _defines(defines), _load_application, pass_=1)
+    return "\n".join([*sapi.host_warnings, "Syntax OK"])
+
+
+def _defines(given: Sequence[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (each.partition("=") for each in given)}
+
+
+def _load_application(name: str, interface: str, runtime: Any) -> Gateway:
+    """Load what a SapiApp directive names."""
+    return gateway_for(name, runtime, interface=interface, factory=False)
+
+
 def _read_file(path: str, prefix: str | None, settings: Sequence[str], allow_root: bool) -> Global:
     from .manager.configfile import read
     from .manager.rules import check

@@ -238,6 +238,10 @@ class EventLink:
                 return
         self.stream.watch()
 
+    def late(self) -> bool:
+        """A head that took too long is nobody's to answer: the connection is reset."""
+        return False
+
     def taken(self, exchange: EventExchange) -> None:
         """Go on reading once the application has taken enough of a body."""
         if exchange.unread() < _LOW and not self._eof:

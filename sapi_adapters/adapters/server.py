@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..manager.children import BROKEN, MISTAKE, Worker
 from ..manager.config import ONDEMAND, STATIC, Global, Pool
 from ..manager.directives import override
+from ..manager.master import PHP_FPM, Signals
 from ..manager.privileges import confine, environment, resolve
 from ..manager.scoreboard import Scoreboard
 from ..manager.slowlog import Tracer
@@ -66,6 +67,8 @@ class ServerSapi(Sapi):
     """
 
     threads_by_default = 1
+    signals: Signals = PHP_FPM
+    """What signals mean to the master."""
     note: Callable[[int], None] | None = None
     serve_instead: Callable[[Any, Callable[[Any], Any]], Any] = staticmethod(_unnoted)
     """Lets a function serve an exchange that is refused, noted as any request is."""

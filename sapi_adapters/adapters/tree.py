@@ -234,6 +234,7 @@ class _Tree:
             ready=self._ready,
             reopen=self._reopen,
             notifier=self._notifier,
+            signals=self._first.signals,
             hand_over=self._hand_over,
             state=self._state,
         )

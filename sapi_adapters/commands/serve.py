@@ -10,7 +10,7 @@ from .. import in_cgi_process
 from ..loading import INTERFACES, import_path
 from ..manager.control import ORDERS, ask, read_pid
 from ..names import SAPIS, guess
-from ..running import run, run_file, test_file
+from ..running import run, run_file, run_host, test_file, test_host
 from ..sapi import ConfigurationError
 
 try:
@@ -46,6 +46,8 @@ class _Mode(_IntType):
 @click.argument("app", required=False)
 @click.argument("request", nargs=-1)
 @click.option("-y", "--config", metavar="FILE", help="Serve the pools of FILE, as php-fpm does.")
+@click.option("-f", "--httpd-conf", metavar="FILE", help="Run the host that FILE describes.")
+@click.option("--define", "defines", multiple=True, metavar="NAME[=VALUE]", help="For that FILE.")
 @click.option("-p", "--prefix", metavar="DIR", help="Where relative paths of FILE begin.")
 @click.option("--signal", "order", type=click.Choice([*ORDERS]), help="Tell a running server.")
 @click.option("-D", "--daemonize", is_flag=True, help="Go into the background once it serves.")
@@ -71,6 +73,7 @@ class _Mode(_IntType):
 @click.option("--error-log", metavar="FILE", help="- is standard error.")
 @click.option("--status-path", metavar="/PATH", help="Answer there with the status page.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A pool's directive.")
+@click.option("--static", multiple=True, metavar="/URL=DIR", help="Files the host serves.")
 @click.option("--chdir", metavar="DIR", help="Change there before the app is imported.")
 @click.option("--sendfile", multiple=True, metavar="RULE", help="x-sendfile=DIR, ...; repeatable.")
 @click.option("--extension", "extensions", multiple=True, metavar="MODULE:ATTR", help="Repeatable.")
@@ -85,9 +88,11 @@ def command(app: str | None, request: tuple[str, ...], **options: Any) -> NoRetu
     """Serve APP, a WSGI or ASGI application named MODULE:ATTRIBUTE, or the pools of a file.
 
     \b
+    serve app:wsgi
     serve app:wsgi --sapi fcgi-prefork --socket /tmp/app.sock
     serve app:wsgi --sapi cli GET '/path?x=1' -H 'Accept: text/plain'
     serve --config /etc/sapi.conf
+    serve -f /etc/sapi-httpd.conf
     serve --signal reload --pid /run/app.pid
     """
     given = {
@@ -113,6 +118,10 @@ def _obey(app: str | None, request: tuple[str, ...], given: dict[str, Any]) -> i
         return _tell(given.pop("order"), given.pop("pid", None), given.pop("config", None))
     if "config" in given:
         return _serve_file(app, given)
+    if "httpd_conf" in given:
+        return _serve_host(app, given)
+    if "defines" in given:
+        raise click.UsageError("--define makes sense only with --httpd-conf")
     for name in ("prefix", "allow_root"):
         if name in given:
             raise click.UsageError(f"--{name.replace('_', '-')} makes sense only with --config")
@@ -142,6 +151,19 @@ def _serve_file(app: str | None, given: dict[str, Any]) -> int:
         click.echo(test_file(path, show=test > 1, **known), err=True)
         return 0
     return run_file(path, **known)
+
+
+def _serve_host(app: str | None, given: dict[str, Any]) -> int:
+    """Run the host of an httpd.conf, or test that."""
+    path, test, defines = given.pop("httpd_conf"), given.pop("test", 0), given.pop("defines", ())
+    if app is not None or given:
+        what = app if app is not None else "--" + next(iter(given)).replace("_", "-")
+        raise click.UsageError(f"with --httpd-conf the file says it all, not {what}")
+    import_path(os.getcwd())
+    if test:
+        click.echo(test_host(path, defines=defines), err=True)
+        return 0
+    return run_host(path, defines=defines)
 
 
 def _tell(order: str, pid_file: str | None, config: str | None) -> int:

@@ -16,6 +16,8 @@ HUP USR2 graceful reload: the configuration is read again and a new generation o
          fails, the old one goes on
 CHLD     a worker ended; it is replaced
 ======== ======================================================================================
+
+That is php-fpm's way; the HTTP host has httpd's, see :data:`HTTPD`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import signal
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..sapi import ConfigurationError
 from .children import MANAGED
@@ -44,13 +46,33 @@ if TYPE_CHECKING:
     from .config import Global
     from .log import ErrorLog
 
-_RELOAD = (signal.SIGHUP, signal.SIGUSR2)
-_FAST = (signal.SIGINT, signal.SIGTERM)
 _TICK = 1.0
 _DRAIN = 8
 """Reads that empty any pipe."""
 _QUICK = 0.1
 """Seconds between two looks while something is due soon."""
+
+
+class Signals(NamedTuple):
+    """Which signals mean what to a master."""
+
+    fast: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
+    graceful: tuple[int, ...] = (signal.SIGQUIT,)
+    reopen: tuple[int, ...] = (signal.SIGUSR1,)
+    reload: tuple[int, ...] = (signal.SIGHUP, signal.SIGUSR2)
+    restart: tuple[int, ...] = ()
+    """A reload whose old workers do not finish their requests."""
+
+
+PHP_FPM = Signals()
+HTTPD = Signals(
+    graceful=(signal.SIGWINCH, signal.SIGQUIT),
+    reopen=(),
+    reload=(signal.SIGUSR1, signal.SIGUSR2),
+    restart=(signal.SIGHUP,),
+)
+"""httpd's: HUP restarts at once, USR1 gracefully, WINCH stops gracefully. A restart opens the logs
+again, so no signal is left for that alone."""
 
 
 class Restart(Exception):
@@ -117,6 +139,7 @@ class Master:
         ready: Callable[[str], None] = lambda how: None,
         reopen: Callable[[], None] = lambda: None,
         notifier: Notifier | None = None,
+        signals: Signals = PHP_FPM,
         hand_over: Callable[[], dict[str, Any]] = dict,
         state: dict[str, Any] | None = None,
     ) -> None:
@@ -126,6 +149,7 @@ class Master:
         self._reconfigure = reconfigure or (lambda: (config, services))
         self._ready = ready
         self._reopen = reopen
+        self._signals = signals
         self._notifier = notifier or Notifier()
         self._waiting = Waiting()
         self._groups: list[Group] = []
@@ -248,21 +272,24 @@ class Master:
         def note(number: int, frame: FrameType | None) -> None:
             self._noted.append(number)
 
-        for number in (*_RELOAD, *_FAST, signal.SIGQUIT, signal.SIGUSR1, signal.SIGCHLD):
+        for number in {signal.SIGCHLD, *(each for group in self._signals for each in group)}:
             self._handlers[number] = signal.signal(number, note)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
     def _act_on_signals(self) -> None:
-        noted, self._noted = self._noted, []
-        if any(number in _FAST for number in noted):
+        noted, self._noted = {*self._noted}, []
+        signals = self._signals
+        if not noted.isdisjoint(signals.fast):
             self.stop("fast")
-        elif signal.SIGQUIT in noted:
+        elif not noted.isdisjoint(signals.graceful):
             self.stop("graceful")
         if self._stopping:
             return
-        if signal.SIGUSR1 in noted:
+        if not noted.isdisjoint(signals.reopen):
             self.reopen_logs()
-        if any(number in _RELOAD for number in noted):
+        if not noted.isdisjoint(signals.restart):
+            self.reload(fast=True)
+        elif not noted.isdisjoint(signals.reload):
             self.reload()
 
     def _asked(self, what: str) -> None:
@@ -303,8 +330,11 @@ class Master:
 
     # -- reload
 
-    def reload(self) -> None:
-        """Read the configuration again and bring up a new generation of every pool."""
+    def reload(self, *, fast: bool = False) -> None:
+        """Read the configuration again and bring up a new generation of every pool.
+
+        With *fast* the old workers' requests are cut, once the new ones are there.
+        """
         if self._stopping:
             self._control.answer("error: the server is stopping")
             return
@@ -339,7 +369,7 @@ class Master:
                 self._groups.remove(group)
                 self._leaving.append(group)
             else:
-                group.reload(service, config)
+                group.reload(service, config, fast=fast)
                 self._watch_arrivals(group)
         for service in wanted.values():
             self._groups.append(self._group(service, alone=False))

@@ -116,6 +116,8 @@ class Snapshot:
     """There are connections that nobody has accepted."""
     room: int = 1 << 30
     """How many workers more process.max permits."""
+    old_gets: str = "QUIT"
+    """What workers of an older generation are told."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def decide(settings: Settings, snapshot: Snapshot, now: float) -> list[Action]:
         actions.append(Keep(pace))
     actions += _replace(settings, snapshot, snapshot.generation, pace.target, now)
     actions += [
-        Tell(w.number, "QUIT", "of an older generation")
+        Tell(w.number, snapshot.old_gets, "of an older generation")
         for w in snapshot.workers
         if w.generation != snapshot.generation and not w.told
     ]

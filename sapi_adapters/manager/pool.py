@@ -140,6 +140,7 @@ class Group:
         self.number = 0
         """Of the worker that was forked last."""
         self._no_room = False
+        self._old_gets = "QUIT"
         self._said_large = 0
         """The last generation of which it was said that its workers start above pm.max_memory."""
         self.retired = 0
@@ -196,8 +197,9 @@ class Group:
 
     # -- what the master asks for
 
-    def reload(self, service: Service, config: Global) -> None:
-        """Start another generation, of *service*."""
+    def reload(self, service: Service, config: Global, *, fast: bool = False) -> None:
+        """Start another generation, of *service*; with *fast* the old one ends at once then."""
+        self._old_gets = "TERM" if fast else "QUIT"
         settings = settings_of(service.pool, config)
         self._drop_next(service, settings)  # a newer reload replaces one that is under way
         self._config = config
@@ -233,6 +235,7 @@ class Group:
             arrivals=self.arrivals,
             waiting=tick and self.settings.pm == ONDEMAND and self.board.head.listen_queue > 0,
             room=room,
+            old_gets=self._old_gets,
         )
         self.arrivals = 0
         serving = self.generation

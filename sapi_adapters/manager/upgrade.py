@@ -146,6 +146,19 @@ def _write(state: dict[str, Any]) -> int:
         return os.dup(file.fileno())
 
 
+def labels_before() -> list[str]:
+    """Return what the program that this one is to replace listens on; empty when there is none."""
+    if TRIAL in os.environ:
+        labels: list[str] = json.loads(os.environ[TRIAL])["labels"]
+        return labels
+    _, _, fd = os.environ.get(STATE, "").partition(":")
+    try:
+        sockets = json.loads(os.pread(int(fd), 1 << 24, 0))["sockets"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return [each["label"] for each in sockets]
+
+
 def inherited() -> dict[str, Any] | None:
     """Return what an earlier program of this process left, once; None when there was none."""
     pid, _, fd = os.environ.pop(STATE, "").partition(":")

@@ -211,9 +211,9 @@ class BlockingServer:
     def _close_parked(self, channel: Channel) -> None:
         del self._parked[channel.fd]
         self._poller.remove(channel.fd)
-        channel.close()
         if channel.session is not None:
             channel.session.dropped()
+        channel.close()
 
     def _wait(self, timeout: float) -> None:
         """Serve one request of each parked connection that is ready; tick when it is time."""

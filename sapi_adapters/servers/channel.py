@@ -92,6 +92,28 @@ class Channel:
             except OSError as error:
                 raise ClientDisconnected(str(error)) from error
 
+    def send_file(self, fd: int, offset: int, length: int) -> None:
+        """Send *length* bytes of the file *fd* from *offset* on, without reading them here.
+
+        Raises :class:`ClientDisconnected` as :meth:`send`, and when the file is shorter by now.
+        """
+        import os
+
+        while length > 0:
+            try:
+                sent = os.sendfile(self.fd, fd, offset, min(length, 1 << 30))
+            except BlockingIOError:
+                if not self.wait(select.POLLOUT, self.timeout):
+                    raise ClientDisconnected(
+                        f"nothing was taken for {self.timeout:.0f} s"
+                    ) from None
+                continue
+            except OSError as error:
+                raise ClientDisconnected(str(error)) from error
+            if not sent:
+                raise ClientDisconnected("the file became shorter while it was being sent")
+            offset, length = offset + sent, length - sent
+
     def wait(self, mask: int, timeout: float) -> bool:
         """Wait until the socket can be read or written; False when *timeout* seconds passed."""
         poll = select.poll()

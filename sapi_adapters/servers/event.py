@@ -11,6 +11,7 @@ import asyncio
 import os
 import socket
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..sapi import ProtocolError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _DONTWAIT = socket.MSG_DONTWAIT
 _BLOCK = 65536
+_PIECE = 1 << 20
+"""Bytes of a file that one call sends at most: other connections have their turn then."""
 _HIGH, _LOW = 262144, 65536  # bytes not taken by the peer at which a writer waits, and goes on
 
 
@@ -36,6 +39,27 @@ class Handler(Protocol):
     def eof_received(self) -> None:
         """The peer sends no more, or the connection failed."""
 
+    def late(self) -> bool:
+        """The stream's deadline has passed: True when that was seen to, else it is reset."""
+
+
+class _File:
+    """A part of a file that is to be sent."""
+
+    __slots__ = ("fd", "length", "offset", "translate")
+
+    def __init__(
+        self, fd: int, offset: int, length: int, translate: Callable[[bytes], bytes] | None
+    ) -> None:
+        self.fd = os.dup(fd)
+        self.offset = offset
+        self.length = length
+        self.translate = translate
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self.fd)
+
 
 class Stream:
     """One accepted connection of the event server."""
@@ -45,6 +69,7 @@ class Stream:
         "_closing",
         "_drained",
         "_fd",
+        "_files",
         "_lingering",
         "_loop",
         "_reading",
@@ -62,6 +87,7 @@ class Stream:
         self._socket = connection
         self._fd = fd
         self._backlog = bytearray()
+        self._files: deque[_File | bytes] = deque()
         self._reading = False
         self._closing = False
         self._lingering = -1
@@ -71,6 +97,16 @@ class Stream:
         """When the connection is closed unless the handler changes it; 0 for never."""
         self.stalled = 0.0
         self.handler: Handler
+
+    @property
+    def socket(self) -> socket.SocketType:
+        """The connection itself, to ask for its addresses."""
+        return self._socket
+
+    @property
+    def lingers(self) -> bool:
+        """Whether the response is complete and only what the peer still sends is awaited."""
+        return self._lingering >= 0
 
     def fileno(self) -> int:
         """Return the connection's descriptor."""
@@ -122,6 +158,9 @@ class Stream:
         """Send *data*, or keep what the peer does not take yet. After a failure nothing is sent."""
         if self.closed:
             return
+        if self._files:
+            self._files.append(data)
+            return
         if self._backlog:
             self._backlog += data
             return
@@ -138,30 +177,72 @@ class Stream:
             self.stalled = time.monotonic()
             self._loop.add_writer(self._fd, self._writable)
 
+    def write_file(
+        self,
+        fd: int,
+        offset: int,
+        length: int,
+        translate: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        """Send *length* bytes of the file *fd* from *offset* on, as the peer takes them.
+
+        With *translate* they are read and sent as that makes them. The file may be closed by
+        the caller at once.
+        """
+        if self.closed or not length:
+            return
+        busy = bool(self._files or self._backlog)
+        self._files.append(_File(fd, offset, length, translate))
+        if not busy:
+            self.stalled = time.monotonic()
+            self._loop.add_writer(self._fd, self._writable)
+            self._writable()
+
+    def _send_some(self) -> None:
+        """Send what can be sent at once of the backlog, or else of the first file."""
+        if self._backlog:
+            del self._backlog[: self._socket.send(self._backlog, _DONTWAIT)]
+            return
+        first = self._files[0]
+        if isinstance(first, bytes):
+            self._files.popleft()
+            self._backlog += first
+            return
+        if first.translate is None:
+            sent = os.sendfile(self._fd, first.fd, first.offset, min(first.length, _PIECE))
+        else:
+            block = os.pread(first.fd, min(first.length, _BLOCK), first.offset)
+            self._backlog += first.translate(block) if block else b""
+            sent = len(block)
+        if not sent:
+            raise OSError("the file became shorter while it was being sent")
+        first.offset, first.length = first.offset + sent, first.length - sent
+        if not first.length:
+            self._files.popleft().close()  # type: ignore[union-attr]
+
     def _writable(self) -> None:
         try:
-            sent = self._socket.send(self._backlog, _DONTWAIT)
+            self._send_some()
         except BlockingIOError:
             return
         except OSError:
             self.handler.eof_received()
             self._close_now()
             return
-        del self._backlog[:sent]
         self.stalled = time.monotonic()
-        if not self._backlog:
+        if not self._backlog and not self._files:
             self.stalled = 0.0
             self._loop.remove_writer(self._fd)
             if self._closing:
                 self._close_now()
             elif self._lingering >= 0:
                 self._shut_down()
-        if len(self._backlog) <= _LOW:
+        if len(self._backlog) <= _LOW and not self._files:
             self._wake()
 
     async def drained(self) -> None:
         """Wait until the peer has taken most of what was written, or is gone."""
-        if len(self._backlog) > _HIGH:
+        if len(self._backlog) > _HIGH or self._files:
             if self._drained is None:
                 self._drained = self._loop.create_future()
             await asyncio.shield(self._drained)
@@ -176,7 +257,7 @@ class Stream:
 
     def close(self) -> None:
         """Close once everything is sent; nothing is outstanding from the peer."""
-        if self._backlog:
+        if self._backlog or self._files:
             self._closing = True
         else:
             self._close_now()
@@ -187,7 +268,7 @@ class Stream:
             return
         self.watch()
         self._lingering = limit
-        if not self._backlog:
+        if not self._backlog and not self._files:
             self._shut_down()
 
     def _shut_down(self) -> None:
@@ -211,8 +292,12 @@ class Stream:
             return
         self.closed = True
         self.pause()
-        if self._backlog:
+        if self._backlog or self._files:
             self._backlog.clear()
+            for each in self._files:
+                if isinstance(each, _File):
+                    each.close()
+            self._files.clear()
             self._loop.remove_writer(self._fd)
         self._socket.close()
         self._server.streams.discard(self)
@@ -389,6 +474,8 @@ class EventServer:
         now = time.monotonic()
         for stream in list(self.streams):
             late = stream.deadline and stream.deadline < now
+            if late and stream.lingers is False and stream.handler.late():
+                continue
             if late or (stream.stalled and stream.stalled + self._timeout < now):
                 stream.handler.eof_received()
                 stream.reset()

@@ -286,6 +286,8 @@ class ThreadedServer:
             if channel.deadline and channel.deadline < now:
                 if self._parked.pop(fd, None) is channel:  # else a thread has just taken it
                     self._drop(channel)
+                    if channel.session is not None:
+                        channel.session.dropped()
                     channel.close()
 
     def _failed(self, error: OSError) -> None:

@@ -244,6 +244,11 @@ def process(monkeypatch):
         ({}, False, {"LISTEN_PID": "1", "LISTEN_FDS": "1"}, True, "fcgi-prefork"),
         ({}, False, {}, True, "fcgi-prefork"),
         ({"workers": 3}, False, {}, True, "fcgi-prefork"),
+        ({}, False, {}, False, "mod"),
+        ({"bind": "127.0.0.1:1"}, False, {}, False, "mod"),
+        ({"bind": "127.0.0.1:1", "fd": 3}, False, {}, False, "fcgi-prefork"),
+        ({"workers": 3}, False, {}, False, "mod"),
+        ({"bind": "127.0.0.1:1"}, False, {}, True, "mod"),
     ],
 )
 def test_the_way_of_the_start_says_the_sapi(process, options, cgi, environ, listening, name):
@@ -251,20 +256,6 @@ def test_the_way_of_the_start_says_the_sapi(process, options, cgi, environ, list
         process.patch.setenv("GATEWAY_INTERFACE", "CGI/1.1")
     process.listening = listening
     assert guess(options, environ) == name
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "nothing says where to listen; try: serve APP --socket"),
-        ({"bind": "127.0.0.1:1"}, "--sapi"),
-        ({"workers": 3}, "try: serve APP"),
-    ],
-)
-def test_a_start_that_says_nothing_is_told_what_to_type(process, options, message):
-    with pytest.raises(ConfigurationError, match=message) as caught:
-        guess(options, {})
-    assert "\n" not in str(caught.value)
 
 
 PROBE = f"""

@@ -1,0 +1,381 @@
+"""HTTP connections of the host under the event server; see http_wire.py for the other form."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from ..httpd.hooks import DONE, OK, run_all
+from ..httpd.reading import make_request
+from ..protocols.http import End, Head, Refusal
+from ..sapi import INTERNAL_SERVER_ERROR, ClientDisconnected, RequestError
+from .http_wire import (
+    CONTINUE,
+    DRAINED,
+    Body,
+    HttpExchange,
+    Nothing,
+    Wire,
+    any_sent,
+    failure,
+    refused_request,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ..httpd.filters import Brigade
+    from ..httpd.records import Request
+    from ..servers.event import EventServer, Stream
+    from .http_wire import HttpSession
+
+_HIGH, _LOW = 262144, 65536
+"""Bytes of a body that nobody has read, at which the connection is paused, and read again."""
+
+
+class EventBody(Body):
+    """A body that comes as events, and is awaited; from a thread it is read as any other."""
+
+    def __init__(self, length: int | None, wire: EventWire) -> None:
+        super().__init__(length)
+        self._wire = wire
+        self._waiting: list[bytes] = []
+        self.size = 0
+        """Bytes that wait to be read."""
+        self.complete = False
+        self.failed: RequestError | None = None
+        self._news: asyncio.Future[None] | None = None
+
+    def put(self, data: bytes) -> None:
+        """Take what came."""
+        self.taken += len(data)
+        if self.taken > self.limit:
+            self.fail(
+                RequestError(f"the body is larger than {self.limit} bytes", "413 Content Too Large")
+            )
+            return
+        self._waiting.append(data)
+        self.size += len(data)
+        self.wake()
+
+    def finish(self, trailers: list[tuple[str, str]]) -> None:
+        """Take note of its end."""
+        self.complete, self.trailers = True, trailers
+        self.wake()
+
+    def fail(self, error: RequestError) -> None:
+        """Let whoever reads it get *error*."""
+        self.failed = error
+        self.wake()
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    @property
+    def unread(self) -> bool:
+        return not self.complete and self.length != 0
+
+    async def aread(self, size: int) -> bytes:
+        """Return 1 to *size* bytes, ``b""`` at the end; see ``Request.read``."""
+        wire = self._wire
+        while not self._ready:
+            if self._waiting:
+                data = b"".join(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
+                self._waiting.clear()
+                self.size = 0
+                wire.taken(self)
+                self._ready = self._filtered(data) if self._filters else data
+            elif self.ended:
+                return b""
+            elif self.complete:
+                self.ended = True
+                if self._filters:
+                    self._ready = self._filtered(b"")
+            elif self.failed is not None:
+                raise self.failed
+            elif wire.connection.aborted:
+                raise ClientDisconnected("the body ends before its length")
+            else:
+                if not self.continued:
+                    self.continued = True
+                    wire.send_now(CONTINUE)
+                await self._wait()
+        data, self._ready = self._ready[:size], self._ready[size:]
+        return data
+
+    async def _wait(self) -> None:
+        self._news = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait_for(self._news, self._wire.timeout)
+        except asyncio.TimeoutError:
+            self.fail(RequestError("the body took too long to come", "408 Request Timeout"))
+            self._wire.connection.keepalive = False
+
+    @property
+    def at_end(self) -> bool:
+        """Whether everything has been read, so that nobody need wait to see the end."""
+        return self.complete and not self._waiting and not self._ready and not self._filters
+
+    def read(self, size: int) -> bytes:
+        """The same, for a thread beside the loop."""
+        return asyncio.run_coroutine_threadsafe(self.aread(size), self._wire.loop).result()
+
+
+class EventWire(Wire):
+    """One connection under the event server: its ``Handler``, and its transport for httpd."""
+
+    asynchronous = True
+
+    def __init__(self, session: HttpSession, server: EventServer, stream: Stream) -> None:
+        connection = stream.socket
+        try:
+            peer, local = connection.getpeername(), connection.getsockname()
+        except OSError:
+            peer = local = ("", 0)
+        super().__init__(session, peer, local)
+        self.stream = stream
+        self.server = server
+        self.loop = server.loop
+        self.timeout = self.connection.base_server.timeout
+        self._body: EventBody | None = None
+        """That of the running request, while it comes."""
+        self._exchange: HttpExchange | None = None
+        self._discarding = 0
+        self._thread = threading.get_ident()
+        self._gone: list[asyncio.Future[None]] = []
+        self._upgraded: Callable[[bytes], None] | None = None
+        hooks = session.host.hooks
+        if hooks.pre_connection and run_all(hooks.pre_connection, self.connection) not in (
+            OK,
+            DONE,
+        ):
+            stream.close()
+
+    # -- what comes
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came."""
+        codec = self.connection.input_codec
+        if codec is not None:
+            data = codec.receive(data)
+            answer = codec.pending()
+            if answer:
+                self.stream.write(answer)
+            if not data:
+                if codec.closed:
+                    self.eof_received()
+                return
+        if self._upgraded is not None:
+            self._upgraded(data)
+            return
+        self.parser.receive(data)
+        self._advance()
+
+    def eof_received(self) -> None:
+        """The peer sends no more, or the connection failed."""
+        self.connection.aborted = True
+        if self._body is not None:
+            self._body.wake()
+        for waiter in self._gone:
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._upgraded is not None:
+            self._upgraded(b"")
+        elif self._exchange is None:
+            self.stream.close()
+
+    def late(self) -> bool:
+        """The deadline has passed: answer a request that is late; an idle connection just ends."""
+        if self._exchange is None and self.parser.in_message:
+            self.send_now(failure("408 Request Timeout"))
+        if self._exchange is None:
+            self.stream.close()
+            return True
+        return False
+
+    def _advance(self) -> None:
+        """Give the running request its body, or start the next one."""
+        events = self.parser.events
+        while events:
+            if self._body is not None:
+                event = events.popleft()
+                if event.__class__ is bytes:
+                    self._body.put(event)
+                    if self._body.size > _HIGH:
+                        self.stream.pause()
+                    continue
+                body, self._body = self._body, None
+                if event.__class__ is End:
+                    body.finish(event.trailers)
+                else:
+                    assert isinstance(event, Refusal)  # noqa: S101 - nothing else can follow
+                    self.connection.keepalive = False
+                    body.fail(RequestError(event.message, event.status))
+                continue
+            if self._discarding:
+                event = events.popleft()
+                if event.__class__ is bytes:
+                    self._discarding -= len(event)
+                    if self._discarding > 0:
+                        continue
+                    self.close(lingering=True)
+                    return
+                self._discarding = 0
+                if event.__class__ is not End:
+                    self.close(lingering=True)
+                    return
+                continue
+            if self._exchange is not None:
+                self.stream.pause()  # its turn comes when the present one is served
+                return
+            event = events.popleft()
+            if event.__class__ is Head:
+                self._start(event)
+            elif event.__class__ is Refusal:
+                self._refuse(event)
+        stream = self.stream
+        if self._exchange is not None:
+            stream.deadline = 0.0
+        elif not self.parser.in_message:
+            stream.deadline = time.monotonic() + self.connection.base_server.keep_alive_timeout
+        elif not self._in_head:
+            stream.deadline = time.monotonic() + self.session.sapi.head_seconds
+        self._in_head = self._exchange is None and self.parser.in_message
+        stream.watch()
+
+    _in_head = False
+    """The deadline is that of a head: bytes that drip in do not prolong it."""
+
+    def taken(self, body: EventBody) -> None:
+        """Go on reading once the handler has taken a body."""
+        if body is self._body and not self.stream.closed:
+            self.stream.watch()
+
+    # -- requests
+
+    def _start(self, head: Head) -> None:
+        body: Body
+        if head.length == 0:
+            body = Nothing(0)
+        else:
+            body = self._body = EventBody(head.length, self)
+            body.continued = not head.expects_continue
+        r = make_request(self.connection, head, body)
+        exchange = self._exchange = HttpExchange(self.session.sapi, r)
+        self.server.spawn(self._run(exchange))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self.connection.keepalive = False
+        r = refused_request(self.connection, refusal)
+        exchange = self._exchange = HttpExchange(self.session.sapi, r, refusal.status)
+        self.server.spawn(self._run(exchange))
+
+    async def _run(self, exchange: HttpExchange) -> None:
+        try:
+            await self.session.cycle(exchange)
+        except asyncio.CancelledError:
+            exchange.cut()
+            raise
+        exchange.ended = True
+        connection, stream, r = self.connection, self.stream, exchange.request
+        connection.keepalives += 1
+        self._exchange = None
+        if stream.closed or self._upgraded is not None:
+            return
+        body, self._body = self._body, None
+        if connection.aborted:
+            stream.reset()
+        elif not connection.keepalive or self.session.sapi.terminating or self.server.stopping:
+            self.close(lingering=r.body.unread or bool(exchange.refused))
+        elif body is not None:
+            if not body.continued or (body.length or 0) - body.taken > DRAINED:
+                self.close(lingering=True)
+            else:
+                self._discarding = DRAINED
+                self._advance()
+        else:
+            self._advance()
+
+    # -- the transport
+
+    def send_brigade(self, r: Request, brigade: Brigade) -> None:
+        """Send what is in *brigade*; a thread waits until the client has taken most of it."""
+        if threading.get_ident() != self._thread:
+            asyncio.run_coroutine_threadsafe(self._send_for_thread(r, brigade), self.loop).result()
+            return
+        pieces = self.framed(r, brigade)
+        if self.connection.aborted:
+            return
+        codec, stream = self.connection.input_codec, self.stream
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                data = piece
+                stream.write(data if codec is None else codec.send(data))
+            else:
+                translate = None if codec is None else codec.send
+                stream.write_file(piece.fd, piece.offset, piece.length, translate)
+
+    async def _send_for_thread(self, r: Request, brigade: Brigade) -> None:
+        self.send_brigade(r, brigade)
+        await self.stream.drained()
+
+    def send_now(self, data: bytes) -> None:
+        """Send *data* beside all filters."""
+        codec = self.connection.input_codec
+        self.stream.write(data if codec is None else codec.send(data))
+
+    async def drained(self) -> None:
+        """Wait until the client has taken most of what was written, or is gone."""
+        await self.stream.drained()
+
+    def in_thread(self, function: Callable[[Request], int], r: Request) -> Awaitable[int]:
+        """Return an awaitable of what *function*, called in a thread, returns."""
+        return self.loop.run_in_executor(None, function, r)
+
+    def is_aborted(self) -> bool:
+        """Look whether the client has gone."""
+        return self.connection.aborted
+
+    async def wait_disconnect(self) -> None:
+        """Return when the client has gone."""
+        if not self.connection.aborted:
+            waiter = self.loop.create_future()
+            self._gone.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._gone.remove(waiter)
+
+    def upgrade(self, receive: Callable[[bytes], None]) -> bytes:
+        """Give the connection away: *receive* gets what comes from now on, ``b""`` at its end.
+
+        Returns what has come already.
+        """
+        self.parser.stop()
+        self._upgraded = receive
+        self.stream.deadline = 0.0
+        return self.parser.rest()
+
+    def cut(self, r: Request, status: str = INTERNAL_SERVER_ERROR) -> None:
+        """End the response to *r* where it is."""
+        if self.stream.closed:
+            return
+        if not any_sent(r):
+            self.send_now(failure(status))
+            self.close(lingering=r.body.unread)
+        else:
+            self.stream.reset()
+
+    def close(self, *, lingering: bool = False) -> None:
+        """Close the connection; *lingering* while the client may still be sending."""
+        codec = self.connection.input_codec
+        if codec is not None and not self.stream.closed:
+            self.stream.write(codec.close())
+        if lingering:
+            self.stream.close_lingering()
+        else:
+            self.stream.close()

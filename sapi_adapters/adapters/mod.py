@@ -1,0 +1,342 @@
+"""mod_sapi: applications in the host's own process, as mod_php is in Apache's.
+
+A module like any other: it declines what is not its own. Which application serves a request is
+configured by section, so that one host has several.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from ..httpd.core import dir_config
+from ..httpd.environ import environ_of
+from ..httpd.filters import EOS, FLUSH
+from ..httpd.hooks import DECLINED, FIRST, OK
+from ..httpd.module import (
+    ACCESS_CONF,
+    OR_OPTIONS,
+    RSRC_CONF,
+    TAKE1,
+    TAKE2,
+    Command,
+    Module,
+    Settings,
+)
+from ..httpd.phases import SUSPENDED
+from ..sapi import (
+    INTERNAL_SERVER_ERROR,
+    NOTICE,
+    AsyncExchange,
+    BaseExchange,
+    ClientDisconnected,
+    ConfigurationError,
+    Exchange,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ..httpd.config import Parameters
+    from ..httpd.hooks import Hooks
+    from ..httpd.host import Host
+    from ..httpd.records import Request
+    from ..sapi import Headers, Sapi
+
+HANDLER = "sapi-script"
+HELD = 65536
+"""Bytes of a response that may wait for the next flush."""
+
+
+class Config(Settings):
+    """What is configured for a section. PHP's php_value family is *values* and *admin*."""
+
+    app: str | None = None
+    interface: str | None = None
+    mount: str | None = None
+    """The path of the Location, what SCRIPT_NAME becomes."""
+    engine = True
+    python_path: tuple[str, ...] = ()
+    values: dict[str, str] = {}  # noqa: RUF012 - replaced, never changed
+    admin: dict[str, str] = {}  # noqa: RUF012 - replaced, never changed
+
+    def merged(self, new: Config) -> Config:
+        """What is nearer wins, but no value over one of SapiAdminValue."""
+        result: Config = super().merged(new)
+        result.values = {**self.values, **new.values}
+        result.admin = {**self.admin, **new.admin}
+        return result
+
+
+def _app(cmd: Parameters, config: Config, name: str) -> str | None:
+    config.app = name
+    if cmd.path is not None and cmd.context.lower() == "location" and "*" not in cmd.path:
+        config.mount = cmd.path.rstrip("/")
+    else:
+        config.mount = None
+    cmd.host.provided.setdefault("apps", {})[(name, "", ())] = None
+    return None
+
+
+def _interface(cmd: Parameters, config: Config, name: str) -> str | None:
+    if name not in ("wsgi", "asgi", "asgi2", "auto"):
+        return f"SapiInterface must be wsgi, asgi, asgi2 or auto, not {name}"
+    config.interface = None if name == "auto" else name
+    return None
+
+
+def _python_path(cmd: Parameters, config: Config, path: str) -> str | None:
+    added = tuple(cmd.server_path(each) for each in path.split(os.pathsep) if each)
+    for each in added:
+        if not os.path.isdir(each):
+            return f"SapiPythonPath: {each} is not a directory"
+    config.python_path += added
+    return None
+
+
+def _engine(cmd: Parameters, config: Config, value: str) -> str | None:
+    if value.lower() not in ("on", "off"):
+        return "SapiEngine must be On or Off"
+    config.engine = value.lower() == "on"
+    return None
+
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]*")
+
+
+def _value(*, admin: bool, flag: bool) -> Callable[..., str | None]:
+    def store(cmd: Parameters, config: Config, name: str, value: str) -> str | None:
+        if _NAME.fullmatch(name) is None:
+            return f"{cmd.directive.name}: {name!r} is no name of a setting"
+        if flag:
+            value = "1" if value.lower() in ("on", "1") else "0"
+        elif value.lower() == "none":
+            value = ""
+        if admin:
+            config.admin = {**config.admin, name: value}
+        else:
+            config.values = {**config.values, name: value}
+        return None
+
+    return store
+
+
+# -- the exchange ---------------------------------------------------------------------------------
+
+
+class ModResponse(BaseExchange):
+    """The response half of an exchange in the host."""
+
+    request_time: float | None = None
+    header_handler = None
+
+    def __init__(self, sapi: Sapi, r: Request, environ: dict[str, Any]) -> None:
+        self.sapi = sapi
+        self.request = r
+        self.environ = environ
+        self._held: list[Any] = []
+        self._size = 0
+        self.ended = False
+
+    @property
+    def aborted(self) -> bool:  # type: ignore[override]
+        return self.request.connection.aborted
+
+    def send_headers(self, status: str, headers: Headers) -> None:
+        r = self.request
+        r.status, r.status_line = int(status[:3]), status
+        out = r.headers_out
+        for name in ("Content-Length", "Last-Modified", "Expires", "ETag"):
+            out.unset(name)  # of earlier phases, which knew nothing of this response
+        r.content_type = None
+        for name, value in headers:
+            if name.lower() == "content-type":
+                r.content_type = value
+            else:
+                out.add(name, value)
+
+    def ub_write(self, data: bytes) -> None:
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > HELD:
+            self._pass(FLUSH)
+
+    def _pass(self, mark: Any) -> None:
+        brigade, self._held, self._size = self._held, [], 0
+        brigade.append(mark)
+        self.request.output_filters.pass_brigade(brigade)
+
+    def cut(self) -> None:
+        if not self.ended:
+            self.ended = True
+            r = self.request
+            if r.main is not None or not r.headers_sent:
+                self._held.clear()
+                r.request_config[sapi_module] = "cut"
+            else:
+                r.connection.transport.cut(r)
+
+    def log_message(self, message: str) -> None:
+        self.request.log(message.rstrip("\n"), NOTICE)
+
+
+class ModExchange(ModResponse, Exchange):
+    """One request that may block."""
+
+    def read_post(self, size: int) -> bytes:
+        return self.request.read(size)
+
+    @property
+    def post_ended(self) -> bool:  # type: ignore[override]
+        return bool(self.request.body.at_end)
+
+    def flush(self) -> None:
+        if not self.ended:
+            self._pass(FLUSH)
+
+    def finish(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self._pass(EOS)
+
+    def wait_disconnect(self) -> None:
+        import time
+
+        while not self.request.connection.transport.is_aborted():
+            time.sleep(0.05)
+
+
+class AsyncModExchange(ModResponse, AsyncExchange):
+    """One request on an event loop."""
+
+    async def read_post(self, size: int) -> bytes:
+        data: bytes = await self.request.body.aread(size)
+        return data
+
+    @property
+    def post_ended(self) -> bool:  # type: ignore[override]
+        return bool(self.request.body.at_end)
+
+    async def flush(self) -> None:
+        if not self.ended:
+            self._pass(FLUSH)
+            await self.request.connection.transport.drained()
+
+    async def finish(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self._pass(EOS)
+
+    async def wait_disconnect(self) -> None:
+        await self.request.connection.transport.wait_disconnect()
+
+
+# -- hooks ----------------------------------------------------------------------------------------
+
+
+def _ours(r: Request) -> Config | None:
+    """Return what is configured when the request is for an application."""
+    config: Config = r.per_dir_config[sapi_module]
+    return config if config.app is not None and config.engine else None
+
+
+def _map_to_storage(r: Request) -> int:
+    """An application in a Location is no file: nothing is looked for on the disk."""
+    config = _ours(r)
+    if config is None or dir_config(r).handler != HANDLER or config.mount is None:
+        return DECLINED
+    return OK
+
+
+def _handler(r: Request) -> int | Awaitable[int]:
+    if r.handler != HANDLER:
+        return DECLINED
+    config = _ours(r)
+    if config is None:
+        r.log(f"SetHandler {HANDLER} without SapiApp")
+        return DECLINED
+    host = r.server.process
+    cycle, asynchronous, sapi = host.provided["applications"].get(host, config)
+    environ = environ_of(r, _mount(r, config))
+    environ["sapi.settings"] = {**config.values, **config.admin}
+    if asynchronous and r.connection.asynchronous:
+        return _run_async(cycle, AsyncModExchange(sapi, r, environ))
+    if asynchronous:
+        from .bridge import run_beside
+
+        beside = host.provided["applications"].loop()
+        return int(run_beside(beside, cycle, sapi, r, environ))
+    if r.connection.asynchronous:
+        return r.in_thread(lambda r: _run(cycle, ModExchange(sapi, r, environ)))
+    return _run(cycle, ModExchange(sapi, r, environ))
+
+
+def _run(cycle: Any, exchange: ModExchange) -> int:
+    try:
+        cycle(exchange)
+    except ClientDisconnected:
+        return OK
+    return _after(exchange)
+
+
+async def _run_async(cycle: Any, exchange: AsyncModExchange) -> int:
+    await cycle(exchange)
+    return _after(exchange)
+
+
+def _after(exchange: ModResponse) -> int:
+    r = exchange.request
+    if r.request_config and r.request_config.get(sapi_module) == "cut":
+        if not r.connection.aborted:
+            r.connection.transport.cut(r, INTERNAL_SERVER_ERROR)
+        return OK
+    if r.request_config and r.request_config.get("upgraded"):
+        return SUSPENDED
+    return OK
+
+
+def _mount(r: Request, config: Config) -> str:
+    """Return what of the path is the application's own name (SCRIPT_NAME)."""
+    mount = config.mount
+    if mount is None:
+        return r.uri[: len(r.uri) - len(r.path_info)] if r.path_info else r.uri
+    return mount if r.uri.startswith(mount) else ""
+
+
+def _post_config(host: Host) -> int:
+    if host.pass_ == 1:
+        return OK  # the configuration is only being tried
+    if "applications" not in host.provided:
+        raise ConfigurationError("mod_sapi: the program around the host loads no applications")
+    return OK
+
+
+def _child_init(host: Host) -> None:
+    host.provided["applications"].start(host, sapi_module)
+
+
+def _register(hooks: Hooks) -> None:
+    hooks.add("post_config", _post_config)
+    hooks.add("child_init", _child_init)
+    hooks.add("map_to_storage", _map_to_storage, order=FIRST)
+    hooks.add("handler", _handler)
+
+
+_ANYWHERE = RSRC_CONF | ACCESS_CONF
+sapi_module = Module(
+    "mod_sapi",
+    commands=(
+        Command("SapiApp", _app, TAKE1, _ANYWHERE, "module:attribute of the application"),
+        Command("SapiInterface", _interface, TAKE1, _ANYWHERE, "wsgi, asgi, asgi2 or auto"),
+        Command("SapiPythonPath", _python_path, TAKE1, _ANYWHERE, "a directory"),
+        Command("SapiEngine", _engine, TAKE1, _ANYWHERE | OR_OPTIONS, "On or Off"),
+        Command("SapiValue", _value(admin=False, flag=False), TAKE2, _ANYWHERE | OR_OPTIONS),
+        Command("SapiFlag", _value(admin=False, flag=True), TAKE2, _ANYWHERE | OR_OPTIONS),
+        Command("SapiAdminValue", _value(admin=True, flag=False), TAKE2, _ANYWHERE),
+        Command("SapiAdminFlag", _value(admin=True, flag=True), TAKE2, _ANYWHERE),
+    ),
+    create_dir_config=lambda path: Config(),
+    merge_dir_config=Config.merged,
+    register_hooks=_register,
+)

@@ -1,0 +1,187 @@
+"""HTTP on the way out: the head, the length, chunks, and the pages that say what went wrong."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING
+
+from ..protocols.http import LAST_CHUNK, http_date, response_head
+from ..sapi import __version__
+from .filters import EOS, FLUSH, PROTOCOL, Brigade, FileBucket, Filter, OutputFilter
+from .records import HTTP_1_1
+
+if TYPE_CHECKING:
+    from .records import Request
+
+REASONS = {
+    100: "Continue", 101: "Switching Protocols", 200: "OK", 201: "Created", 202: "Accepted",
+    203: "Non-Authoritative Information", 204: "No Content", 205: "Reset Content",
+    206: "Partial Content", 207: "Multi-Status", 208: "Already Reported", 226: "IM Used",
+    300: "Multiple Choices", 301: "Moved Permanently", 302: "Found", 303: "See Other",
+    304: "Not Modified", 305: "Use Proxy", 307: "Temporary Redirect", 308: "Permanent Redirect",
+    400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden",
+    404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable",
+    407: "Proxy Authentication Required", 408: "Request Timeout", 409: "Conflict", 410: "Gone",
+    411: "Length Required", 412: "Precondition Failed", 413: "Content Too Large",
+    414: "URI Too Long", 415: "Unsupported Media Type", 416: "Range Not Satisfiable",
+    417: "Expectation Failed", 421: "Misdirected Request", 422: "Unprocessable Content",
+    423: "Locked", 424: "Failed Dependency", 425: "Too Early", 426: "Upgrade Required",
+    428: "Precondition Required", 429: "Too Many Requests",
+    431: "Request Header Fields Too Large", 451: "Unavailable For Legal Reasons",
+    500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway",
+    503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
+    506: "Variant Also Negotiates", 507: "Insufficient Storage", 508: "Loop Detected",
+    511: "Network Authentication Required",
+}  # fmt: skip
+"""Reason phrases of the IANA registry; the gateways have the same for applications."""
+BODILESS = frozenset((204, 304))
+_CLOSING = frozenset((400, 408, 411, 413, 414, 431, 500, 501, 503))
+"""After these the connection is of no further use, or may be none (RFC 9112 §9.3)."""
+
+
+def status_line(r: Request) -> str:
+    """Return the status with its reason."""
+    return r.status_line or f"{r.status} {REASONS.get(r.status, 'Unknown')}"
+
+
+def server_signature(tokens: str) -> str:
+    """Return the Server field for a value of ServerTokens."""
+    if tokens.startswith("prod"):
+        return "sapi_adapters"
+    version = __version__.split(".")
+    parts = {"major": 1, "min": 3, "minor": 2}.get(tokens, 3)
+    return f"sapi_adapters/{'.'.join(version[:parts])}"
+
+
+def http_output(f: Filter, brigade: Brigade) -> None:
+    """Send the head before the first bytes, then the body as its framing wants it.
+
+    Here the length of a response that is complete at once becomes its Content-Length. One filter
+    does what is three in Apache (CONTENT_LENGTH, HTTP_HEADER, CHUNK): most responses pass it once.
+    """
+    r = f.request
+    if r.headers_sent:
+        _send_body(f, r, brigade)
+        return
+    complete = bool(brigade) and brigade[-1] is EOS
+    if not complete and not any(bucket is FLUSH for bucket in brigade):
+        held = f.context = (f.context or []) + brigade
+        if sum(len(bucket) for bucket in held if isinstance(bucket, (bytes, FileBucket))) < 65536:
+            return  # the next brigade may be the last, and then its length is known
+        brigade = held
+    elif f.context:
+        brigade = f.context + brigade
+    f.context = None
+    head = _head(r, brigade, complete)
+    r.headers_sent = True
+    if r.header_only or r.status in BODILESS:
+        body: Brigade = [EOS] if complete else [FLUSH]
+        f.pass_on([head, *body])
+        return
+    if r.chunked:
+        brigade = _chunks(brigade)
+    f.pass_on([head, *brigade])
+
+
+def _send_body(f: Filter, r: Request, brigade: Brigade) -> None:
+    if r.header_only or r.status in BODILESS:
+        brigade = [bucket for bucket in brigade if bucket in (EOS, FLUSH)]
+    elif r.chunked:
+        brigade = _chunks(brigade)
+    f.pass_on(brigade)
+
+
+def _chunks(brigade: Brigade) -> Brigade:
+    """Return *brigade* in chunks (RFC 9112 §7.1)."""
+    framed: Brigade = []
+    for bucket in brigade:
+        if bucket is EOS:
+            framed += [LAST_CHUNK, EOS]
+        elif bucket is FLUSH:
+            framed.append(FLUSH)
+        elif len(bucket):  # type: ignore[arg-type]
+            framed += [b"%x\r\n" % len(bucket), bucket, b"\r\n"]  # type: ignore[arg-type]
+    return framed
+
+
+def _head(r: Request, brigade: Brigade, complete: bool) -> bytes:
+    """Return the response's head, and decide how the body is framed and whether to go on."""
+    from .core import server_config
+
+    headers = r.headers_out
+    connection = r.connection
+    status = r.status
+    if status in BODILESS:
+        headers.unset("Content-Length")
+        if status == 304:
+            headers.unset("Content-Type")
+    elif "Content-Length" not in headers:
+        if complete:
+            size = sum(len(b) for b in brigade if isinstance(b, (bytes, FileBucket)))
+            if size or not r.header_only:
+                headers.set("Content-Length", str(size))
+        elif r.proto_num >= HTTP_1_1:
+            r.chunked = True
+            headers.set("Transfer-Encoding", "chunked")
+        else:
+            connection.keepalive = False
+    if status in _CLOSING and r.body.unread:
+        connection.keepalive = False
+    lines: list[tuple[str, str]] = []
+    if "Date" not in headers:
+        lines.append(("Date", http_date(r.request_time)))
+    if "Server" not in headers:
+        lines.append(("Server", server_signature(server_config(r.server).server_tokens)))
+    if r.content_type is not None and status != 304 and "Content-Type" not in headers:
+        lines.append(("Content-Type", r.content_type))
+    if r.content_encoding is not None and "Content-Encoding" not in headers:
+        lines.append(("Content-Encoding", r.content_encoding))
+    lines += headers.items()
+    lines += r.err_headers_out.items()
+    if not connection.keepalive:
+        lines.append(("Connection", "close"))
+    elif r.proto_num < HTTP_1_1:
+        lines.append(("Connection", "keep-alive"))
+    return response_head(f"HTTP/1.1 {status_line(r)}", lines)
+
+
+def error_page(r: Request, status: int) -> None:
+    """Answer with *status* and a short page (ap_send_error_response)."""
+    r.status = status
+    r.headers_out.clear()
+    r.content_encoding = None
+    if status == 401 and not r.err_headers_out.all("WWW-Authenticate"):
+        r.log(f"{status} without a challenge: no authentication is configured")
+    if status in (405, 501) and r.allowed:
+        r.headers_out.set("Allow", ", ".join(sorted(r.allowed)))
+    if status in BODILESS:
+        r.output_filters.pass_brigade([EOS])
+        return
+    title = status_line(r)
+    target = r.notes.get("location")
+    said = r.notes.get("error-notes") or _SAYS.get(status, "")
+    if target:
+        said = f'The document has moved <a href="{html.escape(target)}">here</a>.'
+    page = (
+        f"<!DOCTYPE html>\n<html><head><title>{html.escape(title)}</title></head>\n"
+        f"<body><h1>{html.escape(title[4:])}</h1>\n<p>{said}</p>\n</body></html>\n"
+    )
+    r.content_type = "text/html; charset=utf-8"
+    r.output_filters.pass_brigade([page.encode("utf-8"), EOS])
+
+
+_SAYS = {
+    400: "The request cannot be understood.",
+    401: "This needs a user's name and password that are right.",
+    403: "You don't have permission to access this resource.",
+    404: "The requested URL was not found on this server.",
+    405: "The resource does not take this method.",
+    408: "The request took too long to come.",
+    413: "The request is larger than the resource takes.",
+    416: "None of the requested ranges is in the resource.",
+    500: "The server met an error of its own; its log says more.",
+    503: "The server cannot answer at the moment.",
+}
+
+HTTP_OUT = OutputFilter("HTTP", http_output, PROTOCOL)
+FILTERS = (HTTP_OUT,)
