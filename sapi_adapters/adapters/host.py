@@ -151,10 +151,8 @@ class AsyncHostGateway(HostGateway):
 async def _answer_refused(exchange: HttpExchange) -> None:
     """Answer a head that was refused: no phase sees it but the log."""
     from ..httpd.hooks import run_all
-    from ..httpd.phases import add_http_filter
 
     r = exchange.request
-    add_http_filter(r)
     r.log(f"request refused: {exchange.refused}", "info")
     await die(int(exchange.refused[:3]), r)
     finish(r)

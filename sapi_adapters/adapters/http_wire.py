@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..httpd.filters import EOS, FileBucket
 from ..httpd.reading import make_request
-from ..httpd.records import Connection, Request, Table
+from ..httpd.records import Connection, Request
 from ..manager.scoreboard import IDLE, READING
 from ..protocols.http import Head, Limits, Parser, Refusal, response_head
 from ..sapi import INTERNAL_SERVER_ERROR, ClientDisconnected, RequestError
@@ -54,9 +54,9 @@ class HttpExchange:
             "REQUEST_URI": request.unparsed_uri,
             "PATH_INFO": request.uri,
         }
-        length = request.headers_in.get("Content-Length")
-        if length is not None:
-            self.environ["CONTENT_LENGTH"] = length
+        length = request.body.length
+        if length:
+            self.environ["CONTENT_LENGTH"] = str(length)
 
     def cut(self) -> None:
         """End the response now, so that the client sees that it is incomplete."""
@@ -118,6 +118,10 @@ class Nothing(Body):
 
     def read(self, size: int) -> bytes:
         """Return nothing."""
+        return b""
+
+    async def aread(self, size: int) -> bytes:
+        """The same, awaited."""
         return b""
 
 
@@ -285,6 +289,12 @@ class BlockingWire(Wire):
         """Take what came, serve what is complete; see ``blocking.Session``."""
         channel = self.channel
         data, channel.data = channel.data, b""
+        if not data:  # a thread leaves the reading to us
+            received = channel.receive_now()
+            if received == b"":
+                self.close()
+                return None
+            data = received or b""
         codec = self.connection.input_codec
         if codec is not None:
             data = self._decode(codec, data)
@@ -504,7 +514,7 @@ def any_sent(r: Request) -> bool:
 def refused_request(connection: Connection, refusal: Refusal) -> Request:
     """Return a record for a request that never became one, for the log and the error page."""
     server = connection.vhosts[0]
-    r = Request(connection, server, refusal.the_request, "-", "-", Table(), Nothing(0))
+    r = Request(connection, server, refusal.the_request, "-", "-", [], Nothing(0))
     method, _, rest = refusal.the_request.partition(" ")
     if method:
         r.method = method

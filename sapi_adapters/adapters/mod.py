@@ -10,10 +10,11 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from ..httpd.core import dir_config
+from ..httpd.coreconfig import dir_config
 from ..httpd.environ import environ_of
 from ..httpd.filters import EOS, FLUSH
 from ..httpd.hooks import DECLINED, FIRST, OK
+from ..httpd.http_out import DATE, LENGTH, SERVER
 from ..httpd.module import (
     ACCESS_CONF,
     OR_OPTIONS,
@@ -122,6 +123,19 @@ def _value(*, admin: bool, flag: bool) -> Callable[..., str | None]:
     return store
 
 
+_TYPE = 8
+_KINDS: dict[str, int] = {}
+"""Names of header fields as applications spell them, and what is special about them. Bounded."""
+
+
+def _kind(name: str) -> int:
+    known = {"content-length": LENGTH, "date": DATE, "server": SERVER, "content-type": _TYPE}
+    found = known.get(name.lower(), 0)
+    if len(_KINDS) < 1000:
+        _KINDS[name] = found
+    return found
+
+
 # -- the exchange ---------------------------------------------------------------------------------
 
 
@@ -146,6 +160,19 @@ class ModResponse(BaseExchange):
     def send_headers(self, status: str, headers: Headers) -> None:
         r = self.request
         r.status, r.status_line = int(status[:3]), status
+        if "headers_out" not in r.__dict__:
+            flags = 0
+            for name, value in headers:
+                kind = _KINDS.get(name)
+                if kind is None:
+                    kind = _kind(name)
+                if kind:
+                    if kind == _TYPE:
+                        r.content_type = value
+                    else:
+                        flags |= kind
+            r.fields_out = (headers, flags)
+            return
         out = r.headers_out
         for name in ("Content-Length", "Last-Modified", "Expires", "ETag"):
             out.unset(name)  # of earlier phases, which knew nothing of this response

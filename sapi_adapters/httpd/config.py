@@ -138,8 +138,7 @@ class Reader:
     def read_text(self, text: str, file: str) -> list[Directive]:
         """Return the directives of *text*; *file* is what messages call it."""
         lines = self._logical(text, file)
-        found = self._block(lines, None, active=True)
-        return found
+        return self._block(lines, None, active=True)
 
     def _logical(self, text: str, file: str) -> Iterator[Directive]:
         """Yield each logical line as a directive whose name is not split off yet."""

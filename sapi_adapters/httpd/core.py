@@ -8,6 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from . import http_out, static
 from .config import MAIN, SECTION, Parameters, words
+from .coreconfig import (
+    EXEC_CGI,
+    FOLLOW_SYMLINKS,
+    INCLUDES,
+    INDEXES,
+    MULTIVIEWS,
+    SYMLINKS_IF_OWNER,
+    DirConfig,
+    ServerConfig,
+    core_module,
+    dir_config,
+    options_of,
+    server_config,
+)
 from .hooks import DECLINED, OK, REALLY_FIRST, REALLY_LAST
 from .host import level_number
 from .module import (
@@ -24,8 +38,6 @@ from .module import (
     TAKE12,
     TAKE_ARGV,
     Command,
-    Module,
-    Settings,
     number,
     seconds,
     setter,
@@ -33,19 +45,26 @@ from .module import (
 from .records import Server
 from .walks import Section, directory_walk, file_walk, unescape_to_path
 
+__all__ = [
+    "EXEC_CGI",
+    "FOLLOW_SYMLINKS",
+    "INCLUDES",
+    "INDEXES",
+    "MULTIVIEWS",
+    "SYMLINKS_IF_OWNER",
+    "DirConfig",
+    "ServerConfig",
+    "core_module",
+    "dir_config",
+    "options_of",
+    "server_config",
+]
+
 if TYPE_CHECKING:
     from .hooks import Hooks
     from .module import Vector
     from .records import Request
 
-INCLUDES, INDEXES, FOLLOW_SYMLINKS, SYMLINKS_IF_OWNER, EXEC_CGI, MULTIVIEWS = (
-    "Includes",
-    "Indexes",
-    "FollowSymLinks",
-    "SymLinksIfOwnerMatch",
-    "ExecCGI",
-    "MultiViews",
-)
 _OPTIONS = {
     name.lower(): name
     for name in (INCLUDES, INDEXES, FOLLOW_SYMLINKS, SYMLINKS_IF_OWNER, EXEC_CGI, MULTIVIEWS)
@@ -57,61 +76,6 @@ _CLASSES = {
     "limit": 1,
     "options": 2,
 }
-
-
-class ServerConfig(Settings):
-    """What core keeps for a server."""
-
-    def __init__(self) -> None:
-        self.directories: list[Section] = []
-        self.locations: list[Section] = []
-
-    document_root: str | None = None
-    access_files: tuple[str, ...] = (".htaccess",)
-    trace_enable = False
-    server_tokens = "prod"
-    merge_slashes = True
-    recursion = 10
-    """Internal redirects in a row (LimitInternalRecursion)."""
-
-    def merged(self, new: ServerConfig) -> ServerConfig:
-        """A virtual host's sections come after those outside of it."""
-        result: ServerConfig = super().merged(new)
-        result.directories = self.directories + new.directories
-        result.locations = self.locations + new.locations
-        return result
-
-
-class DirConfig(Settings):
-    """What core keeps for a section."""
-
-    options: frozenset[str] = frozenset()
-    """Directory listings and symbolic links only when they are asked for."""
-    added_options: frozenset[str] = frozenset()
-    removed_options: frozenset[str] = frozenset()
-    override: int = 0
-    """The classes of directives that .htaccess files may have."""
-    override_options: frozenset[str] | None = None
-    handler: str | None = None
-    forced_type: str | None = None
-    output_filters: tuple[str, ...] = ()
-    input_filters: tuple[str, ...] = ()
-    error_documents: dict[int, str] = {}  # noqa: RUF012 - replaced, never changed
-    accept_path_info: bool | None = None
-    encoded_slashes: str = "off"
-    limit_body = 1 << 30
-    use_canonical_name = False
-    etag: tuple[str, ...] = ("mtime", "size")
-    sendfile = True
-    files: tuple[Section, ...] = ()
-
-    def merged(self, new: DirConfig) -> DirConfig:
-        result: DirConfig = super().merged(new)
-        result.error_documents = {**self.error_documents, **new.error_documents}
-        result.files = self.files + new.files
-        if "options" not in new.__dict__:
-            result.options = (self.options | new.added_options) - new.removed_options
-        return result
 
 
 # -- what the directives do -----------------------------------------------------------------------
@@ -421,24 +385,6 @@ def _server_own(cmd: Parameters) -> ServerConfig:
     return found
 
 
-def options_of(request: Request) -> frozenset[str]:
-    """Return the Options that hold for *request*."""
-    found: DirConfig = request.per_dir_config[core_module]
-    return found.options
-
-
-def dir_config(request: Request) -> DirConfig:
-    """Return core's configuration for *request*."""
-    found: DirConfig = request.per_dir_config[core_module]
-    return found
-
-
-def server_config(server: Server) -> ServerConfig:
-    """Return core's configuration for *server*."""
-    found: ServerConfig = server.module_config[core_module]
-    return found
-
-
 # -- hooks ----------------------------------------------------------------------------------------
 
 
@@ -515,6 +461,8 @@ def _register(hooks: Hooks) -> None:
 
 
 def _check(host: Any) -> int:
+    for server in (host.main, *host.servers):
+        server.signature = http_out.server_signature(server_config(server).server_tokens)
     for registered in (*http_out.FILTERS, *static.FILTERS):
         host.register_output_filter(registered)
     return OK
@@ -533,57 +481,47 @@ _SECTIONS = (
 _FOR_SERVER = RSRC_CONF
 _FOR_DIR = RSRC_CONF | ACCESS_CONF
 
-core_module = Module(
-    "core",
-    commands=(
-        Command("ServerRoot", _server_root, TAKE1, RSRC_CONF | EXEC_ON_READ, "a directory"),
-        Command("Define", _define, TAKE12, RSRC_CONF | EXEC_ON_READ, "a name and its value"),
-        Command("UnDefine", _undefine, TAKE1, RSRC_CONF | EXEC_ON_READ, "a name"),
-        *_SECTIONS,
-        Command("DocumentRoot", _document_root, TAKE1, _FOR_SERVER, "a directory"),
-        Command("ServerName", _server_name, TAKE1, _FOR_SERVER, "[scheme://]name[:port]"),
-        Command("ServerAlias", _server_alias, ITERATE, _FOR_SERVER, "names"),
-        Command("ServerAdmin", _on_server("server_admin", str), TAKE1, _FOR_SERVER, "an address"),
-        Command("Listen", _listen, TAKE12, _FOR_SERVER, "[address:]port or a Unix socket"),
-        Command("Timeout", _on_server("timeout", seconds), TAKE1, _FOR_SERVER, "a time"),
-        Command("KeepAlive", _on_server("keep_alive", bool), FLAG, _FOR_SERVER),
-        Command("KeepAliveTimeout", _on_server("keep_alive_timeout", seconds), TAKE1, _FOR_SERVER),
-        Command("MaxKeepAliveRequests", _on_server("keep_alive_max", number), TAKE1, _FOR_SERVER),
-        Command("LimitRequestLine", _on_server("limit_req_line", number), TAKE1, _FOR_SERVER),
-        Command(
-            "LimitRequestFieldSize", _on_server("limit_req_fieldsize", number), TAKE1, _FOR_SERVER
-        ),
-        Command("LimitRequestFields", _on_server("limit_req_fields", number), TAKE1, _FOR_SERVER),
-        Command("User", _of_process, TAKE1, _FOR_SERVER, "a user's name, or # and a number"),
-        Command("Group", _of_process, TAKE1, _FOR_SERVER, "a group's name, or # and a number"),
-        Command("PidFile", _of_process, TAKE1, _FOR_SERVER, "a file"),
-        Command("ListenBacklog", _of_process, TAKE1, _FOR_SERVER, "a number of connections"),
-        Command("GracefulShutdownTimeout", _of_process, TAKE1, _FOR_SERVER, "a time, 0 for ever"),
-        Command("ErrorLog", _error_log, TAKE1, _FOR_SERVER, "a file, or syslog"),
-        Command("LogLevel", _log_level, TAKE_ARGV, _FOR_SERVER, "[module:]level"),
-        Command("ServerTokens", setter("server_tokens", str.lower), TAKE1, _FOR_SERVER),
-        Command("TraceEnable", setter("trace_enable"), FLAG, _FOR_SERVER),
-        Command("MergeSlashes", setter("merge_slashes"), FLAG, _FOR_SERVER),
-        Command("LimitInternalRecursion", setter("recursion", number), TAKE1, _FOR_SERVER),
-        Command("AccessFileName", _access_file_name, TAKE_ARGV, _FOR_SERVER),
-        Command("Options", _options, TAKE_ARGV, _FOR_DIR | OR_OPTIONS),
-        Command("AllowOverride", _allow_override, TAKE_ARGV, ACCESS_CONF),
-        Command("SetHandler", _set_handler, TAKE1, _FOR_DIR | OR_FILEINFO, "a handler's name"),
-        Command("ForceType", setter("forced_type"), TAKE1, _FOR_DIR | OR_FILEINFO, "a media type"),
-        Command("SetOutputFilter", _filters("output_filters"), TAKE1, _FOR_DIR | OR_FILEINFO),
-        Command("SetInputFilter", _filters("input_filters"), TAKE1, _FOR_DIR | OR_FILEINFO),
-        Command("ErrorDocument", _error_document, RAW_ARGS, _FOR_DIR | OR_FILEINFO),
-        Command("AcceptPathInfo", _accept_path_info, TAKE1, _FOR_DIR | OR_FILEINFO),
-        Command("AllowEncodedSlashes", _encoded_slashes, TAKE1, _FOR_DIR),
-        Command("LimitRequestBody", setter("limit_body", number), TAKE1, _FOR_DIR | OR_ALL),
-        Command("UseCanonicalName", setter("use_canonical_name"), FLAG, _FOR_DIR),
-        Command("FileETag", _file_etag, TAKE_ARGV, _FOR_DIR | OR_FILEINFO),
-        Command("EnableSendfile", setter("sendfile"), FLAG, _FOR_DIR | OR_FILEINFO),
-    ),
-    create_dir_config=lambda path: DirConfig(),
-    merge_dir_config=DirConfig.merged,
-    create_server_config=lambda server: ServerConfig(),
-    merge_server_config=ServerConfig.merged,
-    register_hooks=_register,
+core_module.commands = (
+    Command("ServerRoot", _server_root, TAKE1, RSRC_CONF | EXEC_ON_READ, "a directory"),
+    Command("Define", _define, TAKE12, RSRC_CONF | EXEC_ON_READ, "a name and its value"),
+    Command("UnDefine", _undefine, TAKE1, RSRC_CONF | EXEC_ON_READ, "a name"),
+    *_SECTIONS,
+    Command("DocumentRoot", _document_root, TAKE1, _FOR_SERVER, "a directory"),
+    Command("ServerName", _server_name, TAKE1, _FOR_SERVER, "[scheme://]name[:port]"),
+    Command("ServerAlias", _server_alias, ITERATE, _FOR_SERVER, "names"),
+    Command("ServerAdmin", _on_server("server_admin", str), TAKE1, _FOR_SERVER, "an address"),
+    Command("Listen", _listen, TAKE12, _FOR_SERVER, "[address:]port or a Unix socket"),
+    Command("Timeout", _on_server("timeout", seconds), TAKE1, _FOR_SERVER, "a time"),
+    Command("KeepAlive", _on_server("keep_alive", bool), FLAG, _FOR_SERVER),
+    Command("KeepAliveTimeout", _on_server("keep_alive_timeout", seconds), TAKE1, _FOR_SERVER),
+    Command("MaxKeepAliveRequests", _on_server("keep_alive_max", number), TAKE1, _FOR_SERVER),
+    Command("LimitRequestLine", _on_server("limit_req_line", number), TAKE1, _FOR_SERVER),
+    Command("LimitRequestFieldSize", _on_server("limit_req_fieldsize", number), TAKE1, _FOR_SERVER),
+    Command("LimitRequestFields", _on_server("limit_req_fields", number), TAKE1, _FOR_SERVER),
+    Command("User", _of_process, TAKE1, _FOR_SERVER, "a user's name, or # and a number"),
+    Command("Group", _of_process, TAKE1, _FOR_SERVER, "a group's name, or # and a number"),
+    Command("PidFile", _of_process, TAKE1, _FOR_SERVER, "a file"),
+    Command("ListenBacklog", _of_process, TAKE1, _FOR_SERVER, "a number of connections"),
+    Command("GracefulShutdownTimeout", _of_process, TAKE1, _FOR_SERVER, "a time, 0 for ever"),
+    Command("ErrorLog", _error_log, TAKE1, _FOR_SERVER, "a file, or syslog"),
+    Command("LogLevel", _log_level, TAKE_ARGV, _FOR_SERVER, "[module:]level"),
+    Command("ServerTokens", setter("server_tokens", str.lower), TAKE1, _FOR_SERVER),
+    Command("TraceEnable", setter("trace_enable"), FLAG, _FOR_SERVER),
+    Command("MergeSlashes", setter("merge_slashes"), FLAG, _FOR_SERVER),
+    Command("LimitInternalRecursion", setter("recursion", number), TAKE1, _FOR_SERVER),
+    Command("AccessFileName", _access_file_name, TAKE_ARGV, _FOR_SERVER),
+    Command("Options", _options, TAKE_ARGV, _FOR_DIR | OR_OPTIONS),
+    Command("AllowOverride", _allow_override, TAKE_ARGV, ACCESS_CONF),
+    Command("SetHandler", _set_handler, TAKE1, _FOR_DIR | OR_FILEINFO, "a handler's name"),
+    Command("ForceType", setter("forced_type"), TAKE1, _FOR_DIR | OR_FILEINFO, "a media type"),
+    Command("SetOutputFilter", _filters("output_filters"), TAKE1, _FOR_DIR | OR_FILEINFO),
+    Command("SetInputFilter", _filters("input_filters"), TAKE1, _FOR_DIR | OR_FILEINFO),
+    Command("ErrorDocument", _error_document, RAW_ARGS, _FOR_DIR | OR_FILEINFO),
+    Command("AcceptPathInfo", _accept_path_info, TAKE1, _FOR_DIR | OR_FILEINFO),
+    Command("AllowEncodedSlashes", _encoded_slashes, TAKE1, _FOR_DIR),
+    Command("LimitRequestBody", setter("limit_body", number), TAKE1, _FOR_DIR | OR_ALL),
+    Command("UseCanonicalName", setter("use_canonical_name"), FLAG, _FOR_DIR),
+    Command("FileETag", _file_etag, TAKE_ARGV, _FOR_DIR | OR_FILEINFO),
+    Command("EnableSendfile", setter("sendfile"), FLAG, _FOR_DIR | OR_FILEINFO),
 )
-core_module.symbol = "core_module"
+core_module.register_hooks = _register

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..sapi import ConfigurationError
 from .config import MAIN, Parameters, Reader
+from .coreconfig import dir_config
 from .hooks import OK, Hooks, run_all, run_void
 from .records import Server
 
@@ -248,8 +249,6 @@ class Host:
 
     def canonical_names(self, r: Request) -> bool:
         """Whether UseCanonicalName is on: the server's own name counts, not the client's."""
-        from .core import dir_config
-
         return dir_config(r).use_canonical_name
 
     # -- log

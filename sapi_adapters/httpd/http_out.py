@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from ..protocols.http import LAST_CHUNK, http_date, response_head
 from ..sapi import __version__
 from .filters import EOS, FLUSH, PROTOCOL, Brigade, FileBucket, Filter, OutputFilter
-from .records import HTTP_1_1
 
 if TYPE_CHECKING:
     from .records import Request
@@ -34,6 +33,8 @@ REASONS = {
     511: "Network Authentication Required",
 }  # fmt: skip
 """Reason phrases of the IANA registry; the gateways have the same for applications."""
+HTTP_1_0, HTTP_1_1 = 1000, 1001
+"""Values of ``Request.proto_num``."""
 BODILESS = frozenset((204, 304))
 _CLOSING = frozenset((400, 408, 411, 413, 414, 431, 500, 501, 503))
 """After these the connection is of no further use, or may be none (RFC 9112 §9.3)."""
@@ -78,16 +79,26 @@ def http_output(f: Filter, brigade: Brigade) -> None:
         body: Brigade = [EOS] if complete else [FLUSH]
         f.pass_on([head, *body])
         return
+    _count(r, brigade)
     if r.chunked:
         brigade = _chunks(brigade)
     f.pass_on([head, *brigade])
 
 
+def _count(r: Request, brigade: Brigade) -> None:
+    """Count the bytes of a body."""
+    for bucket in brigade:
+        if bucket.__class__ is bytes or bucket.__class__ is FileBucket:
+            r.bytes_sent += len(bucket)  # type: ignore[arg-type]
+
+
 def _send_body(f: Filter, r: Request, brigade: Brigade) -> None:
     if r.header_only or r.status in BODILESS:
         brigade = [bucket for bucket in brigade if bucket in (EOS, FLUSH)]
-    elif r.chunked:
-        brigade = _chunks(brigade)
+    else:
+        _count(r, brigade)
+        if r.chunked:
+            brigade = _chunks(brigade)
     f.pass_on(brigade)
 
 
@@ -106,11 +117,11 @@ def _chunks(brigade: Brigade) -> Brigade:
 
 def _head(r: Request, brigade: Brigade, complete: bool) -> bytes:
     """Return the response's head, and decide how the body is framed and whether to go on."""
-    from .core import server_config
-
-    headers = r.headers_out
     connection = r.connection
     status = r.status
+    if r.fields_out is not None and status not in BODILESS:
+        return _head_of_application(r, brigade, complete)
+    headers = r.headers_out
     if status in BODILESS:
         headers.unset("Content-Length")
         if status == 304:
@@ -131,7 +142,7 @@ def _head(r: Request, brigade: Brigade, complete: bool) -> bytes:
     if "Date" not in headers:
         lines.append(("Date", http_date(r.request_time)))
     if "Server" not in headers:
-        lines.append(("Server", server_signature(server_config(r.server).server_tokens)))
+        lines.append(("Server", r.server.signature))
     if r.content_type is not None and status != 304 and "Content-Type" not in headers:
         lines.append(("Content-Type", r.content_type))
     if r.content_encoding is not None and "Content-Encoding" not in headers:
@@ -143,6 +154,46 @@ def _head(r: Request, brigade: Brigade, complete: bool) -> bytes:
     elif r.proto_num < HTTP_1_1:
         lines.append(("Connection", "keep-alive"))
     return response_head(f"HTTP/1.1 {status_line(r)}", lines)
+
+
+def _head_of_application(r: Request, brigade: Brigade, complete: bool) -> bytes:
+    """The same for fields that nobody has looked at since the gateway checked them."""
+    fields, flags = r.fields_out
+    connection = r.connection
+    text = f"HTTP/1.1 {r.status_line}\r\n"
+    if not flags & DATE:
+        text += f"Date: {http_date(r.request_time)}\r\n"
+    if not flags & SERVER:
+        text += f"Server: {r.server.signature}\r\n"
+    for name, value in fields:
+        text += f"{name}: {value}\r\n"
+    if not flags & LENGTH:
+        if complete:
+            size = 0
+            for bucket in brigade:
+                if bucket.__class__ is bytes:
+                    size += len(bucket)  # type: ignore[arg-type]
+            if size or not r.header_only:
+                text += f"Content-Length: {size}\r\n"
+        elif r.proto_num >= HTTP_1_1:
+            r.chunked = True
+            text += "Transfer-Encoding: chunked\r\n"
+        else:
+            connection.keepalive = False
+    if r.status in _CLOSING and r.body.unread:
+        connection.keepalive = False
+    if "err_headers_out" in r.__dict__:
+        for name, value in r.err_headers_out.items():
+            text += f"{name}: {value}\r\n"
+    if not connection.keepalive:
+        text += "Connection: close\r\n"
+    elif r.proto_num < HTTP_1_1:
+        text += "Connection: keep-alive\r\n"
+    return (text + "\r\n").encode("latin-1")
+
+
+LENGTH, DATE, SERVER = 1, 2, 4
+"""What of an application's fields is special here."""
 
 
 def error_page(r: Request, status: int) -> None:

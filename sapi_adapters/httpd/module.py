@@ -184,17 +184,15 @@ def load(symbol: str, where: str, root: str) -> Module:
     name = dotted.rpartition(".")[2] if dotted else os.path.splitext(os.path.basename(where))[0]
     if not name.startswith("mod_"):
         raise ConfigurationError(f"{where} is no module's name: that is mod_NAME")
-    if dotted:
-        found = _import(dotted, where)
-    else:
-        found = _execute(os.path.join(root, where), name)
+    path = os.path.join(root, where)
+    found = _import(dotted, where) if dotted else _execute(path, name)
     record = getattr(found, symbol, None)
     if record is None:
         raise ConfigurationError(f"Can't locate API module structure '{symbol}' in {where}")
     check(record, symbol, where)
     if record.name != name:
         raise ConfigurationError(f"the module in {where} calls itself {record.name}")
-    record.symbol, record.file = symbol, dotted or os.path.join(root, where)
+    record.symbol, record.file = symbol, dotted or path
     module: Module = record
     return module
 

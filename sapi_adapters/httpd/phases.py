@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..sapi import ClientDisconnected, RequestError
-from .core import dir_config, server_config
+from .coreconfig import core_module, dir_config, server_config
 from .filters import EOS, Filter
 from .hooks import DECLINED, DONE, OK, run_all, run_first, run_void
 from .http_out import REASONS, error_page
-from .records import Request, Table
+from .records import Request
 from .walks import decode_path, location_walk, normal_path
 
 if TYPE_CHECKING:
@@ -40,52 +40,62 @@ def run_now(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 def process_request_internal(r: Request) -> int:
     """Run the phases from the translation of the URI to the fix-ups; return OK or a status."""
-    hooks = r.host.hooks
+    hooks = r.server.process.hooks
+    defaults = r.server.lookup_defaults
     inner = r.main is not None and r.filename is not None  # a subrequest for a file
+    result: int
     if not inner:
         path = r.uri
-        if path.startswith("/"):
+        if path[:1] == "/":
             normal = normal_path(path, merge_slashes=server_config(r.server).merge_slashes)
             if normal is None:
                 r.log(f"invalid URI path ({path!a})")
                 return 400
-            r.uri = normal
+            r.uri = path = normal
         elif path != "*":
             return 400
-        r.per_dir_config = r.server.lookup_defaults
+        r.per_dir_config = defaults
         location_walk(r)
-        result: int = run_first(hooks.pre_translate_name, r)
-        if result not in (OK, DECLINED):
-            return result
-        decoded = decode_path(r.uri, dir_config(r).encoded_slashes)
-        if isinstance(decoded, int):
-            return decoded
-        if decoded is not r.uri:
-            r.uri = decoded
-            r.per_dir_config = r.server.lookup_defaults
+        if hooks.pre_translate_name:
+            result = run_first(hooks.pre_translate_name, r)
+            if result not in (OK, DECLINED):
+                return result
+        decoded = decode_path(path, r.per_dir_config[core_module].encoded_slashes)
+        if decoded.__class__ is int:
+            return decoded  # type: ignore[return-value]
+        if decoded != path:
+            r.uri = decoded  # type: ignore[assignment]
+            r.per_dir_config = defaults
             location_walk(r)
-        result = run_first(hooks.translate_name, r)
-        if result not in (OK, DECLINED):
-            return result
-    r.per_dir_config = r.server.lookup_defaults
+        if hooks.translate_name:
+            result = run_first(hooks.translate_name, r)
+            if result not in (OK, DECLINED):
+                return result
+    located, r.per_dir_config = r.per_dir_config, defaults
     result = run_first(hooks.map_to_storage, r)
     if result not in (OK, DECLINED):
         return result
     if not inner:
-        location_walk(r)
-    result = run_all(hooks.post_perdir_config, r)
-    if result != OK:
-        return result
-    if r.main is None:
+        if r.per_dir_config is defaults:
+            r.per_dir_config = located  # nothing came in between: it would be found again
+        else:
+            location_walk(r)
+    if hooks.post_perdir_config:
+        result = run_all(hooks.post_perdir_config, r)
+        if result != OK:
+            return result
+    if hooks.header_parser and r.main is None:
         result = run_all(hooks.header_parser, r)
         if result != OK:
             return result
-    result = _authorize(r)
-    if result != OK:
-        return result
-    result = run_first(hooks.type_checker, r)
-    if result not in (OK, DECLINED):
-        return result
+    if hooks.access_checker or hooks.access_checker_ex:
+        result = _authorize(r)
+        if result != OK:
+            return result
+    if hooks.type_checker:
+        result = run_first(hooks.type_checker, r)
+        if result not in (OK, DECLINED):
+            return result
     return run_all(hooks.fixups, r)
 
 
@@ -124,8 +134,9 @@ def _authorize(r: Request) -> int:
 
 async def invoke_handler(r: Request) -> int:
     """Run the handler (ap_invoke_handler); return OK, DONE, SUSPENDED or a status."""
-    hooks = r.host.hooks
-    run_void(hooks.insert_filter, r)
+    hooks = r.server.process.hooks
+    for insert in hooks.insert_filter:
+        insert(r)
     if r.handler is None:
         if r.content_type is not None:
             r.handler = r.content_type.partition(";")[0].strip().lower()
@@ -151,7 +162,7 @@ async def invoke_handler(r: Request) -> int:
 
 async def process_request(r: Request) -> int:
     """Serve *r* to its end (ap_process_request); return SUSPENDED if the connection is taken."""
-    hooks = r.host.hooks
+    hooks = r.server.process.hooks
     try:
         result = _prepare(r)
         if result == OK:
@@ -174,33 +185,26 @@ async def process_request(r: Request) -> int:
         result = await _failed(r)
     if result != SUSPENDED:
         finish(r)
-    try:
-        run_all(hooks.log_transaction, r)
-    except Exception:
-        r.host.log_exception("internal: the request could not be logged", r)
+    if hooks.log_transaction:
+        try:
+            run_all(hooks.log_transaction, r)
+        except Exception:
+            r.host.log_exception("internal: the request could not be logged", r)
     last: Request | None = r
     while last is not None:
-        last.run_cleanups()
+        if "_cleanups" in last.__dict__:
+            last.run_cleanups()
         last = last.next
     return result
 
 
 def _prepare(r: Request) -> int:
     """Fill in what the head says, and run the first phase."""
-    hooks = r.host.hooks
-    add_http_filter(r)
+    hooks = r.server.process.hooks
     result = run_all(hooks.create_request, r) if hooks.create_request else OK
     if result == OK and hooks.post_read_request:
         result = run_all(hooks.post_read_request, r)
     return result
-
-
-def add_http_filter(r: Request) -> None:
-    """Put HTTP's own filter before the network."""
-    from .http_out import HTTP_OUT
-
-    network = r.output_filters
-    r.output_filters = Filter(HTTP_OUT.function, r, network, HTTP_OUT.type, HTTP_OUT.name)
 
 
 async def _failed(r: Request) -> int:
@@ -337,8 +341,9 @@ async def _process_redirected(fresh: Request) -> None:
 def _redirected(uri: str, r: Request) -> Request:
     """Return the request that takes the place of *r*."""
     fresh = Request(
-        r.connection, r.server, r.the_request, r.method, r.unparsed_uri, r.headers_in, r.body
+        r.connection, r.server, r.the_request, r.method, r.unparsed_uri, r.fields, r.body
     )
+    fresh.headers_in = r.headers_in
     fresh.prev, r.next = r, fresh
     fresh.main = r.main
     fresh.redirects = r.redirects + 1
@@ -427,11 +432,9 @@ async def run_sub_req(sub: Request) -> int:
 
 
 def _sub_request(r: Request, method: str) -> Request:
-    headers = Table(
-        (name, value) for name, value in r.headers_in.items() if name.lower() not in _OF_A_BODY
-    )
+    fields = [pair for pair in r.headers_in.items() if pair[0].lower() not in _OF_A_BODY]
     sub = Request(
-        r.connection, r.server, r.the_request, method, r.unparsed_uri, headers, r.body.none()
+        r.connection, r.server, r.the_request, method, r.unparsed_uri, fields, r.body.none()
     )
     sub.main = r
     sub.hostname, sub.protocol, sub.proto_num = r.hostname, "INCLUDED", r.proto_num

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .records import Request, Table
+from .records import Request
 
 if TYPE_CHECKING:
     from ..protocols.http import Head
@@ -25,9 +25,7 @@ def make_request(connection: Connection, head: Head, body: Any) -> Request:
     server = servers[0]
     if len(servers) > 1:
         server = connection.base_server.process.find_server(servers, hostname)
-    r = Request(
-        connection, server, head.the_request, head.method, target, Table(head.headers), body
-    )
+    r = Request(connection, server, head.the_request, head.method, target, head.headers, body)
     path, mark, query = target.partition("?")
     r.uri = path
     if mark:

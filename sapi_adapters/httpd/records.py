@@ -10,16 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .filters import Filter, network_output
+from .filters import FLUSH, Filter, insert_output, network_output
+from .http_out import HTTP_1_1, HTTP_OUT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from .host import Host
     from .module import Vector
-
-HTTP_1_0, HTTP_1_1 = 1000, 1001
-"""Values of :attr:`Request.proto_num`."""
 
 
 class Table:
@@ -102,6 +100,8 @@ class Server:
         self.module_config: Vector = {}
         """Each module's per-server configuration."""
         self.lookup_defaults: Vector = {}
+        self.located: dict[tuple[int, str], Any] = {}
+        """What was found for paths; walks.py's."""
         """Each module's per-directory configuration outside of all sections."""
         self.server_scheme: str | None = None
         self.server_admin: str | None = None
@@ -124,6 +124,8 @@ class Server:
         self.limit_req_fields = 100
         self.error_fname: str | None = None
         self.loglevel = "warn"
+        self.signature = "sapi_adapters"
+        """The Server field of its responses."""
 
     def __repr__(self) -> str:
         return f"<Server {self.server_hostname or 'main'}>"
@@ -144,6 +146,8 @@ class Connection:
     input_codec: Any = None
     """Set by a module in pre_connection: translates the bytes of the connection, as TLS does."""
     remote_host: str | None = None
+    environ: Any = None
+    """The variables that its requests share; environ.py's."""
     log_id: str | None = None
 
     def __init__(
@@ -237,11 +241,14 @@ class Request:
     allowed: frozenset[str] = frozenset()
     """Methods that the resource takes, for Allow."""
     auth_tried = False
-    body_taken = 0
+    fields_out: Any = None
+    """What an application answered, until somebody asks for :attr:`headers_out`."""
 
     connection: Connection
     server: Server
     the_request: str
+    fields: list[tuple[str, str]]
+    """The header fields as they came; :attr:`headers_in` is made of them."""
     method: str
     unparsed_uri: str
     """The target as it came, without what makes it absolute."""
@@ -254,6 +261,7 @@ class Request:
     err_headers_out: Table
     """Also sent with errors, and kept over internal redirects."""
     subprocess_env: dict[str, str]
+    """What the configuration sets for programs and applications."""
     notes: dict[str, str]
     per_dir_config: Vector
     """Each module's configuration for the sections that hold for the request."""
@@ -270,7 +278,7 @@ class Request:
         the_request: str,
         method: str,
         unparsed_uri: str,
-        headers_in: Table,
+        fields: list[tuple[str, str]],
         body: Any,
     ) -> None:
         self.connection = connection
@@ -279,19 +287,19 @@ class Request:
         self.method = method
         self.unparsed_uri = self.uri = unparsed_uri
         self.args = None
-        self.headers_in = headers_in
-        self.headers_out = Table()
-        self.err_headers_out = Table()
-        self.subprocess_env = {}
-        self.notes = {}
-        self.request_config = {}
+        self.fields = fields
         self.per_dir_config = server.lookup_defaults
         self.request_time = time.time()
         self.request_clock = time.monotonic()
         self.body = body
-        self.trailers_in: list[tuple[str, str]] = []
-        self.output_filters = Filter(network_output, self, None)
-        self._cleanups: list[Callable[[], object]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Make what most requests never ask for, when it is asked for."""
+        make = _LATER.get(name)
+        if make is None:
+            raise AttributeError(f"a request has no {name!r}")
+        made = self.__dict__[name] = make(self)
+        return made
 
     # -- for handlers
 
@@ -322,8 +330,6 @@ class Request:
 
     def flush(self) -> None:
         """Send what the filters hold (ap_rflush)."""
-        from .filters import FLUSH
-
         self.output_filters.pass_brigade([FLUSH])
 
     async def drained(self) -> None:
@@ -347,7 +353,7 @@ class Request:
 
     def run_cleanups(self) -> None:
         """Phase 11."""
-        while self._cleanups:
+        while "_cleanups" in self.__dict__ and self._cleanups:
             function = self._cleanups.pop()
             try:
                 function()
@@ -359,8 +365,6 @@ class Request:
 
         Raises :class:`LookupError` when there is none.
         """
-        from .filters import insert_output
-
         insert_output(self, name)
 
     def log(self, message: str, level: str = "error") -> None:
@@ -374,3 +378,29 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<Request {self.the_request}>"
+
+
+def _headers_out(r: Request) -> Table:
+    """Return the header fields of the response, those of an application's too."""
+    given, r.fields_out = r.fields_out, None
+    if given is None:
+        return Table()
+    return Table(pair for pair in given[0] if pair[0].lower() != "content-type")
+
+
+def _output_filters(r: Request) -> Filter:
+    """Return the chain that every response passes: HTTP, then the network."""
+    network = Filter(network_output, r, None)
+    return Filter(HTTP_OUT.function, r, network, HTTP_OUT.type, HTTP_OUT.name)
+
+
+_LATER: dict[str, Callable[[Request], Any]] = {
+    "headers_in": lambda r: Table(r.fields),
+    "headers_out": _headers_out,
+    "err_headers_out": lambda r: Table(),
+    "subprocess_env": lambda r: {},
+    "notes": lambda r: {},
+    "request_config": lambda r: {},
+    "output_filters": _output_filters,
+    "_cleanups": lambda r: [],
+}

@@ -13,12 +13,15 @@ from fnmatch import translate
 from typing import TYPE_CHECKING
 
 from ..sapi import ConfigurationError, unquote
+from .coreconfig import FOLLOW_SYMLINKS, SYMLINKS_IF_OWNER, dir_config, server_config
 from .hooks import OK
 
 if TYPE_CHECKING:
     from .module import Vector
     from .records import Request
 
+_MOST_LOCATED, _LONG = 1000, 300
+"""Paths that are remembered with the sections that hold for them: how many, how long."""
 _ODD = re.compile(r"%|//|/\.")
 _UNRESERVED = re.compile(r"%(2[DdEe]|3[0-9]|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe])")
 _ESCAPES = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -114,18 +117,24 @@ def unescape_to_path(uri: str) -> str:
 
 def location_walk(r: Request) -> None:
     """Let the Locations that hold for the URI configure the request, over what it has."""
-    from .core import server_config
 
-    sections = server_config(r.server).locations
-    if sections:
-        uri = r.uri
+    server, uri = r.server, r.uri
+    known = server.located
+    key = (id(r.per_dir_config), uri)
+    found = known.get(key)
+    if found is None:
+        sections = server_config(server).locations
         matching = [section.vector for section in sections if section.holds_for_uri(uri)]
-        r.per_dir_config = r.host.merged(r.per_dir_config, matching)
+        found = (r.host.merged(r.per_dir_config, matching), r.per_dir_config)
+        if len(known) >= _MOST_LOCATED:
+            known.clear()
+        if len(uri) <= _LONG:
+            known[key] = found
+    r.per_dir_config = found[0]
 
 
 def directory_walk(r: Request) -> int:
     """Find the file that the request is for, and let Directory sections configure it."""
-    from .core import FOLLOW_SYMLINKS, SYMLINKS_IF_OWNER, dir_config, server_config
     from .htaccess import sections_of
 
     assert r.filename is not None  # noqa: S101 - the caller looked
@@ -190,7 +199,6 @@ def directory_walk(r: Request) -> int:
 
 
 def _after_directories(r: Request) -> int:
-    from .core import server_config
 
     patterns = [section for section in server_config(r.server).directories if section.is_regex]
     if patterns:
@@ -207,7 +215,6 @@ def _after_directories(r: Request) -> int:
 
 def file_walk(r: Request) -> int:
     """Let Files sections configure the request."""
-    from .core import dir_config
 
     sections = dir_config(r).files
     if sections and r.filename is not None:

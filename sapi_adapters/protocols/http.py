@@ -321,6 +321,19 @@ def _read_block(text: str, target: str, fields: Fields) -> _Block:
 _HEAD, _LENGTH_BODY, _CHUNK_SIZE, _CHUNK_DATA, _CHUNK_END, _TRAILERS, _HELD, _OVER = range(8)
 
 
+class _Seen:
+    """What llhttp calls. It knows no Parser, so that none is left to the garbage collector."""
+
+    __slots__ = ("complete", "on_body")
+
+    def __init__(self, events: deque[Event]) -> None:
+        self.on_body = events.append
+        self.complete = False
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
 class Parser:
     """The requests of one connection.
 
@@ -337,7 +350,6 @@ class Parser:
 
     __slots__ = (
         "_buffer",
-        "_complete",
         "_count",
         "_excess",
         "_fast",
@@ -347,20 +359,20 @@ class Parser:
         "_line",
         "_said",
         "_searched",
+        "_seen",
         "_skipped",
         "_state",
         "_the_request",
         "_upgrades",
         "events",
         "limits",
-        "on_body",
     )
 
     def __init__(self, limits: Limits, upgrades: bool = False) -> None:
         self.limits = limits
         self.events: deque[Event] = deque()
-        self.on_body = self.events.append
-        llhttp = httptools.HttpRequestParser(self)
+        self._seen = _Seen(self.events)
+        llhttp = httptools.HttpRequestParser(self._seen)
         # Whether the connection goes on is ours to say: llhttp takes Proxy-Connection for
         # Connection. After a request that is the last one it gets nothing more.
         llhttp.set_dangerous_leniencies(lenient_keep_alive=True)
@@ -368,7 +380,6 @@ class Parser:
         self._upgrades = upgrades
         self._fast = min(limits.line, limits.field_size)
         self._state = _HEAD
-        self._complete = False
         self._keep_alive = True
         self._buffer = bytearray()
         self._skipped = False
@@ -376,10 +387,6 @@ class Parser:
         self._line = self._searched = self._count = 0
         self._the_request = ""
         self._said: _Block | None = None
-
-    def on_message_complete(self) -> None:
-        """Note it: a callback of llhttp's."""
-        self._complete = True
 
     @property
     def head_begun(self) -> bool:
@@ -486,7 +493,7 @@ class Parser:
                 at = end
                 if not self._left:
                     self._end([])
-                elif self._complete:
+                elif self._seen.complete:
                     raise _Refused("the body's end is disputed")
             elif state == _TRAILERS:
                 self._buffer += data[at:]
@@ -521,7 +528,6 @@ class Parser:
                     return False
                 if buffer[1] == 10:
                     del buffer[:2]
-                    self._searched = 0
                     self._skipped = True
             if first and buffer and buffer[0] not in _TOKEN_BYTES:
                 raise _Refused("this does not begin as a request")
@@ -586,9 +592,10 @@ class Parser:
         if said.disguised:
             # llhttp would take all that follows, and a body too, for another protocol.
             block = _DISGUISED.sub(b"ignored", block)
-        self._complete = False
+        seen = self._seen
+        seen.complete = False
         self._feed(block)
-        if self._complete is not (length == 0):
+        if seen.complete is not (length == 0):
             raise _Refused("the body's length is disputed")
         self._keep_alive = said.keep_alive
         protocol = the_request[-8:]
@@ -624,7 +631,7 @@ class Parser:
         self._state = _HELD if held else _HEAD if self._keep_alive else _OVER
 
     def _end(self, trailers: Fields) -> None:
-        if not self._complete:
+        if not self._seen.complete:
             raise _Refused("the body's end is disputed")
         self.events.append(End(trailers))
         self._next()
@@ -668,7 +675,7 @@ class Parser:
                     break
         if at > begin:
             self._feed(memoryview(data)[begin:at])
-            if self._complete:
+            if self._seen.complete:
                 raise _Refused("the body's end is disputed")
         if fault:
             raise _Refused(fault)

@@ -87,17 +87,14 @@ def lower(host: Host, name: str, shown: str, limit: int, why: str) -> None:
     host.settings[name] = str(limit)
 
 
-def raise_spare(host: Host, least: str, most: str, shown: str, step: int) -> None:
+def raise_spare(host: Host, least: str, most: str, step: int) -> None:
     """See to it that there may be more idle ones than there must be, by at least *step*.
 
     Else each idle process that is ended would have to be replaced at once.
     """
     if least not in host.settings or most not in host.settings:
         return  # the defaults differ by far, and a manager bounds what it takes
-    wanted = int(host.settings[least]) + step
-    if int(host.settings[most]) < wanted:
-        host.warn(f"{shown} of {host.settings[most]} is too low, increasing to {wanted}")
-        host.settings[most] = str(wanted)
+    host.settings[most] = str(max(int(host.settings[most]), int(host.settings[least]) + step))
 
 
 def check_threaded(host: Host) -> int:
@@ -124,7 +121,7 @@ def check_threaded(host: Host) -> int:
             lower(host, "maxrequestworkers", "MaxRequestWorkers", servers * threads, why)
     else:
         settings["maxrequestworkers"] = str(setting(host, "serverlimit", 16) * threads)
-    raise_spare(host, "minsparethreads", "maxsparethreads", "MaxSpareThreads", threads)
+    raise_spare(host, "minsparethreads", "maxsparethreads", threads)
     return OK
 
 
@@ -135,7 +132,7 @@ def _check(host: Host) -> int:
     elif int(host.settings["maxrequestworkers"]) > servers:
         why = f"exceeds ServerLimit of {servers}"
         lower(host, "maxrequestworkers", "MaxRequestWorkers", servers, why)
-    raise_spare(host, "minspareservers", "maxspareservers", "MaxSpareServers", 1)
+    raise_spare(host, "minspareservers", "maxspareservers", 1)
     return OK
 
 

@@ -1,0 +1,368 @@
+"""The application's side of sapi_embed.c, which has this text compiled in.
+
+``_sapi_embed`` is made by the C side: the program's slots, each called with the request's context,
+an address. ``start``, ``request`` and ``stop`` return a code of sapi_embed.h and the error's text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import threading
+from contextvars import ContextVar, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import _sapi_embed as program
+
+from sapi_adapters import ClientDisconnected, ConfigurationError
+from sapi_adapters.adapters.embed import AsyncEmbedExchange, BlockingHost, EmbedSapi, _Body
+from sapi_adapters.loading import gateway_for
+from sapi_adapters.protocols.cgi import mend
+from sapi_adapters.sapi import (
+    DEBUG,
+    ERROR,
+    INFO,
+    NOTICE,
+    WARNING,
+    Exchange,
+    RequestError,
+    refuse,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sapi_adapters.sapi import Headers
+
+    Outcome = tuple[int, str]
+
+OK, STATE, REFUSED, FAILED, CUT = range(5)
+PRIORITIES = {ERROR: 3, WARNING: 4, NOTICE: 5, INFO: 6, DEBUG: 7}
+BLOCK = 65536
+
+
+class Client:
+    """The program's side of one request: the slots, until the request is over.
+
+    A thread that the application left behind finds them closed, as the context is then gone.
+    """
+
+    def __init__(self, context: int, variables: dict[str, str]) -> None:
+        self._context = context
+        self.variables = variables
+        self._calls = 0
+        self._over = False
+        self._changed = threading.Condition()
+
+    def call(self, slot: Callable[..., Any], *arguments: Any) -> Any:
+        with self._changed:
+            if self._over:
+                raise ClientDisconnected("the request is over")
+            self._calls += 1
+        try:
+            return slot(self._context, *arguments)
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
+
+    def send_headers(self, status: str, headers: Headers) -> bool:
+        texts = tuple(text.encode("latin-1") for pair in headers for text in pair)
+        reason = status[4:].encode("latin-1")
+        taken: bool = self.call(program.send_headers, int(status[:3]), reason, texts)
+        return taken
+
+    def write(self, data: bytes) -> bool:
+        taken: bool = self.call(program.ub_write, data)
+        return taken
+
+    def flush(self) -> bool:
+        worked: bool = self.call(program.flush)
+        return worked
+
+    def end(self) -> None:
+        with self._changed:
+            self._over = True
+            while self._calls:
+                self._changed.wait()
+
+
+current: ContextVar[Client | None] = ContextVar("sapi_embed.client", default=None)
+
+
+class Post(_Body):
+    """The request's body: *data*, or, when that is None, what the program gives in blocks."""
+
+    def __init__(self, client: Client, data: bytes | None) -> None:
+        self.length = None if data is None else len(data)
+        self.waits = data is None
+        if data is None:
+            self._fetch: Callable[[int], bytes | None] = partial(client.call, program.read_post)
+        else:
+            self._fetch = io.BytesIO(data).read
+        self._left = self.length
+        self.ended = self.length == 0
+
+    def expect(self, announced: str | None) -> None:
+        """Take the CONTENT_LENGTH of a body that comes in blocks: neither more nor less is read."""
+        if self.waits and announced:
+            if not (announced.isascii() and announced.isdigit()):
+                raise ConfigurationError(f"CONTENT_LENGTH {announced!r} is not a number")
+            self._left = int(announced)
+            self.ended = self._left == 0
+
+    def read(self, size: int) -> bytes:
+        if self.ended:
+            return b""
+        size = min(size, BLOCK)
+        if self._left is not None:
+            size = min(size, self._left)
+        data = self._fetch(size)
+        if data is None:
+            raise ClientDisconnected("the client has gone")
+        if self._left is not None:
+            if not data:
+                raise ClientDisconnected(f"{self._left} bytes of the body are missing")
+            self._left -= len(data)
+        self.ended = not data or self._left == 0
+        return data
+
+
+class ProgramSapi(EmbedSapi):
+    """``embed``, as the name of the whole process."""
+
+    nested = False
+
+    def activate(self, exchange: Any) -> None:
+        client = current.get()
+        if client is not None:
+            exchange.environ.update(client.variables)
+
+    def log_message(self, message: str, level: str = ERROR) -> None:
+        text = message.replace("\0", "\\0").encode("utf-8", "backslashreplace")
+        client = current.get()
+        try:
+            if client is not None:
+                client.call(program.log_message, text, PRIORITIES[level])
+                return
+        except ClientDisconnected:  # of a request that is over
+            pass
+        program.log_message(0, text, PRIORITIES[level])
+
+
+class WsgiExchange(Exchange):
+    """One request to a WSGI application, which runs in the program's thread."""
+
+    def __init__(self, sapi: EmbedSapi, environ: dict[str, Any], body: Post, client: Client):
+        self.sapi = sapi
+        self.environ = environ
+        self.post_ended = body.ended
+        self.ended = self.was_cut = False
+        self._body = body
+        self._client = client
+
+    def read_post(self, size: int) -> bytes:
+        data = self._body.read(size)
+        self.post_ended = self._body.ended
+        return data
+
+    def send_headers(self, status: str, headers: Headers) -> None:
+        self._did(self._client.send_headers(status, headers))
+
+    def ub_write(self, data: bytes) -> None:
+        if not self.aborted:
+            self._did(self._client.write(data))
+
+    def flush(self) -> None:
+        if not self.aborted:
+            self._did(self._client.flush())
+
+    def _did(self, well: bool) -> None:
+        if not well:
+            self.aborted = True
+
+    def finish(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self.flush()
+
+    def cut(self) -> None:
+        if not self.ended:
+            self.was_cut = self.ended = True
+
+    def wait_disconnect(self) -> None:
+        self.aborted = True
+
+
+class AsgiExchange(AsyncEmbedExchange):
+    """One request to an ASGI application, on the loop; the program's thread takes and gives.
+
+    ``pieces`` also holds what that thread is to read for the application, so that the loop
+    never waits for the program.
+    """
+
+    pieces: asyncio.Queue[Any]
+    _input: Post
+
+    async def read_post(self, size: int) -> bytes:
+        if self._input.waits:
+            if self.ended or self.aborted:  # nobody would answer
+                raise ClientDisconnected("the request is over")
+            block = asyncio.get_running_loop().create_future()
+            self.pieces.put_nowait((size, block))
+            data: bytes = await block
+        else:
+            data = self._input.read(size)
+        self.post_ended = self._input.ended
+        return data
+
+    def give(self, block: asyncio.Future[bytes], data: bytes | Exception) -> None:
+        if block.done():  # the application waits no more
+            return
+        if isinstance(data, Exception):
+            block.set_exception(data)
+        else:
+            block.set_result(data)
+
+
+class Host(BlockingHost):
+    """The application, and requests to it in the program's threads."""
+
+    def __init__(self, application: str, interface: str) -> None:
+        super().__init__(partial(gateway_for, application, interface=interface), "")
+        self._sapi = ProgramSapi()
+
+    def serve(
+        self, client: Client, method: str, uri: str, headers: Headers, body: bytes | None
+    ) -> Outcome:
+        """Run one request, in a context of its own."""
+        post = Post(client, body)
+        environ = self._environ(method, uri, headers, post)
+        post.expect(client.variables.get("CONTENT_LENGTH", environ.get("CONTENT_LENGTH")))
+        current.set(client)
+        run = self._blocking if self._loop is None else self._on_the_loop
+        try:
+            return run(client, environ, post)
+        finally:
+            client.end()
+
+    def _blocking(self, client: Client, environ: dict[str, Any], body: Post) -> Outcome:
+        exchange: Any = WsgiExchange(self._sapi, environ, body, client)
+        self._run(exchange)
+        return _end_of(exchange, not exchange.aborted)
+
+    def _on_the_loop(self, client: Client, environ: dict[str, Any], body: Post) -> Outcome:
+        assert self._loop is not None
+        exchange = AsgiExchange(self._sapi, environ, body)
+        running = asyncio.run_coroutine_threadsafe(self._serve(exchange), self._loop)
+        head_sent = False
+        taken = True
+        piece: Any = b""
+        while piece is not None:
+            piece = self._on_loop(exchange.next_piece())
+            if isinstance(piece, tuple):
+                size, block = piece
+                try:
+                    data: Any = body.read(size)
+                except Exception as error:  # the application's to know
+                    data = error
+                self._loop.call_soon_threadsafe(exchange.give, block, data)
+                continue
+            if exchange.status and not head_sent:
+                head_sent = True
+                taken = client.send_headers(exchange.status, exchange.response_headers)
+            if taken and piece:
+                taken = client.write(piece)
+            if taken:
+                taken = client.flush()
+            if not taken:
+                self._loop.call_soon_threadsafe(exchange.give_up)
+        running.result()
+        return _end_of(exchange, taken)
+
+    async def _serve(self, exchange: AsgiExchange) -> None:
+        try:
+            mend(exchange.environ, self._mount)
+        except RequestError as error:
+            refuse(exchange, error.status)
+            await exchange.finish()
+            return
+        try:
+            await self._cycle(exchange)
+        finally:
+            exchange.cut()
+
+
+def _end_of(exchange: WsgiExchange | AsgiExchange, taken: bool) -> Outcome:
+    if not taken:
+        return CUT, "the program did not take the whole response"
+    if exchange.was_cut:
+        return CUT, "the application cut its response"
+    return OK, ""
+
+
+host: Host | None = None
+
+
+def start(application: bytes, interface: bytes) -> Outcome:
+    global host
+    starting = Host(os.fsdecode(application), os.fsdecode(interface))
+    try:
+        starting.__enter__()
+    except ConfigurationError as error:
+        return REFUSED, _line(error)
+    except BaseException as error:  # SystemExit too: the process is the program's
+        starting._sapi.log_exception("the application could not be loaded")
+        return FAILED, f"{type(error).__name__}: {_line(error)}"
+    host = starting
+    return OK, ""
+
+
+def request(
+    context: int,
+    method: bytes,
+    uri: bytes,
+    headers: list[tuple[bytes, bytes]],
+    variables: list[tuple[bytes, bytes]],
+    body: bytes | None,
+) -> Outcome:
+    assert host is not None
+    client = Client(context, dict(_latin(variables)))
+    try:
+        return copy_context().run(
+            host.serve,
+            client,
+            method.decode("latin-1"),
+            uri.decode("utf-8", "surrogateescape"),
+            _latin(headers),
+            body,
+        )
+    except ConfigurationError as error:
+        return REFUSED, _line(error)
+    except BaseException as error:
+        host._sapi.log_exception("the request failed")
+        return FAILED, f"{type(error).__name__}: {_line(error)}"
+
+
+def stop() -> Outcome:
+    global host
+    assert host is not None
+    stopping, host = host, None
+    try:
+        stopping.__exit__(None, None, None)
+    except BaseException as error:
+        stopping._sapi.log_exception("the application's end failed")
+        return FAILED, f"{type(error).__name__}: {_line(error)}"
+    return OK, ""
+
+
+def _latin(pairs: list[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs]
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, as C can take it: one line of UTF-8 without NUL."""
+    line = " ".join(str(error).replace("\0", "\\0").split())
+    return line.encode("utf-8", "backslashreplace").decode()
