@@ -382,6 +382,8 @@ class BaseExchange:
     post_ended: bool = False
     """The whole body has been read; ``read_post`` would give ``b""`` without waiting."""
     request_time: "float | None"
+    websocket: "Any" = None
+    """The connection half of a WebSocket, where the client asked for one."""
     header_handler: "Callable[[Headers], Headers] | None" = None
     """Rewrites, vetoes or adds headers just before they are sent; None = not called."""
 

@@ -17,7 +17,8 @@ from ..httpd.phases import die, finish, process_request, run_now
 from ..manager.config import DYNAMIC, STATIC, Global, Pool
 from ..manager.master import HTTPD, Signals
 from ..manager.scoreboard import Scoreboard
-from ..sapi import DEBUG, ERROR, NOTICE, WARNING, ConfigurationError
+from ..manager.summary import summarize
+from ..sapi import DEBUG, ERROR, NOTICE, WARNING, ConfigurationError, __version__
 from .http_wire import HttpSession
 from .server import ServerSapi
 
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 DEFAULT_BIND = "127.0.0.1:8000"
 _LEVELS = {"warn": WARNING, "notice": NOTICE, "info": NOTICE, "debug": DEBUG}
-_STANDARD = ("mime", "dir", "alias", "env", "setenvif", "headers", "log_config", "status", "info")
+_STANDARD = ("reqtimeout", "mime", "dir", "alias", "log_config", "status", "info")
+"""Modules that are there without a configuration file."""
 
 
 class Applications:
@@ -193,7 +195,6 @@ class HostSapi(ServerSapi):
         super().__init__(bind=bind, **options)
         self.file = file
         self.host: Host | None = host
-        self.head_seconds = 20.0
         self.split = False
         self._static = tuple(static)
         self._log_to = access_log
@@ -315,7 +316,10 @@ class HostSapi(ServerSapi):
         if worker.slot is None:
             worker.show_alone(self.pool.name, Scoreboard(1))
         host.provided["worker"] = worker
-        host.provided["board"] = worker.boards[self.pool.name]
+        board = host.provided["board"] = worker.boards[self.pool.name]
+        host.provided["status"] = lambda: summarize(
+            board, self.pool, sapi=self.name, version=__version__
+        )
         host.start_child()
         gateways = self._applications.gateways
         asynchronous = host.mpm == "event" or (

@@ -110,7 +110,7 @@ class EventBody(Body):
     async def _wait(self) -> None:
         self._news = asyncio.get_running_loop().create_future()
         try:
-            await asyncio.wait_for(self._news, self._wire.timeout)
+            await asyncio.wait_for(self._news, self._wire.body_left(self))
         except asyncio.TimeoutError:
             self.fail(RequestError("the body took too long to come", "408 Request Timeout"))
             self._wire.connection.keepalive = False
@@ -140,7 +140,6 @@ class EventWire(Wire):
         self.stream = stream
         self.server = server
         self.loop = server.loop
-        self.timeout = self.connection.base_server.timeout
         self._body: EventBody | None = None
         """That of the running request, while it comes."""
         self._exchange: HttpExchange | None = None
@@ -162,22 +161,34 @@ class EventWire(Wire):
         codec = self.connection.input_codec
         if codec is not None:
             data = codec.receive(data)
-            answer = codec.pending()
-            if answer:
-                self.stream.write(answer)
-            if not data:
-                if codec.closed:
+            self.stream.write_now(codec.pending())
+            if codec.closed:
+                self.connection.keepalive = False
+                if not data:
                     self.eof_received()
+                    return
+            if not data:
+                self.stream.deadline = time.monotonic() + self.head_left(0)
+                self.stream.watch()
                 return
         if self._upgraded is not None:
             self._upgraded(data)
             return
+        self._came = len(data)
         self.parser.receive(data)
         self._advance()
 
     def eof_received(self) -> None:
-        """The peer sends no more, or the connection failed."""
-        self.connection.aborted = True
+        """The peer sends no more, or the connection failed.
+
+        Whether it still reads shows only when something is written: a whole request is answered.
+        """
+        connection = self.connection
+        connection.keepalive = False
+        whole = self._exchange is not None and self._body is None and self._upgraded is None
+        if not whole or self._half_closed:
+            connection.aborted = True
+        self._half_closed = True
         if self._body is not None:
             self._body.wake()
         for waiter in self._gone:
@@ -187,6 +198,8 @@ class EventWire(Wire):
             self._upgraded(b"")
         elif self._exchange is None:
             self.stream.close()
+
+    _half_closed = False
 
     def late(self) -> bool:
         """The deadline has passed: answer a request that is late; an idle connection just ends."""
@@ -240,15 +253,13 @@ class EventWire(Wire):
         stream = self.stream
         if self._exchange is not None:
             stream.deadline = 0.0
-        elif not self.parser.in_message:
+        elif self.parser.in_message:
+            stream.deadline = time.monotonic() + self.head_left(self._came)
+        else:
             stream.deadline = time.monotonic() + self.connection.base_server.keep_alive_timeout
-        elif not self._in_head:
-            stream.deadline = time.monotonic() + self.session.sapi.head_seconds
-        self._in_head = self._exchange is None and self.parser.in_message
         stream.watch()
 
-    _in_head = False
-    """The deadline is that of a head: bytes that drip in do not prolong it."""
+    _came = 0
 
     def taken(self, body: EventBody) -> None:
         """Go on reading once the handler has taken a body."""
@@ -258,6 +269,7 @@ class EventWire(Wire):
     # -- requests
 
     def _start(self, head: Head) -> None:
+        self._head_began = 0.0
         body: Body
         if head.length == 0:
             body = Nothing(0)
@@ -308,13 +320,15 @@ class EventWire(Wire):
             asyncio.run_coroutine_threadsafe(self._send_for_thread(r, brigade), self.loop).result()
             return
         pieces = self.framed(r, brigade)
+        if self.stream.closed:
+            self.connection.aborted = True
         if self.connection.aborted:
             return
         codec, stream = self.connection.input_codec, self.stream
         for piece in pieces:
             if isinstance(piece, bytes):
                 data = piece
-                stream.write(data if codec is None else codec.send(data))
+                stream.write(data, None if codec is None else codec.send)
             else:
                 translate = None if codec is None else codec.send
                 stream.write_file(piece.fd, piece.offset, piece.length, translate)
@@ -326,7 +340,7 @@ class EventWire(Wire):
     def send_now(self, data: bytes) -> None:
         """Send *data* beside all filters."""
         codec = self.connection.input_codec
-        self.stream.write(data if codec is None else codec.send(data))
+        self.stream.write(data, None if codec is None else codec.send)
 
     async def drained(self) -> None:
         """Wait until the client has taken most of what was written, or is gone."""
@@ -341,8 +355,8 @@ class EventWire(Wire):
         return self.connection.aborted
 
     async def wait_disconnect(self) -> None:
-        """Return when the client has gone."""
-        if not self.connection.aborted:
+        """Return when the client has gone, as far as one can see it."""
+        if not self.connection.aborted and not self._half_closed:
             waiter = self.loop.create_future()
             self._gone.append(waiter)
             try:
@@ -374,7 +388,7 @@ class EventWire(Wire):
         """Close the connection; *lingering* while the client may still be sending."""
         codec = self.connection.input_codec
         if codec is not None and not self.stream.closed:
-            self.stream.write(codec.close())
+            self.stream.write(b"", lambda data: codec.close())
         if lingering:
             self.stream.close_lingering()
         else:

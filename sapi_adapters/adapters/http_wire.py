@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 SMALL = 65536
 """Bytes of a body of known length that are waited for before anybody is busy with the request."""
+HEAD_SECONDS = 20.0
+"""How long a head may take where mod_reqtimeout says nothing."""
 DRAINED = 262144
 """Bytes of an unread body that are read to keep a connection; else it is closed."""
 
@@ -76,6 +78,8 @@ class Body:
         """None when it comes in chunks."""
         self.ended = length == 0
         self.taken = 0
+        self.began = 0.0
+        """When it was first waited for."""
         self.continued = True
         """Whether the client needs no "100 Continue" (any more)."""
         self._filters: list[Any] = []
@@ -172,11 +176,31 @@ class Wire:
         )
         connection.vhosts = servers
 
-    def sent(self, r: Request, size: int, complete: bool) -> None:
-        """Note that *size* bytes of the response to *r* left."""
-        r.bytes_out += size
-        if complete:
-            r.eos_sent = True
+    def head_left(self, received: int) -> float:
+        """Return how many seconds the head that is coming still has, *received* bytes more of it
+        being here."""
+        now = time.monotonic()
+        if not self._head_began:
+            self._head_began, self._head_bytes = now, 0
+        self._head_bytes += received
+        allowed = self.session.head_seconds(self.connection.base_server, self._head_bytes)
+        return max(0.001, self._head_began + allowed - now)  # bytes that drip in prolong nothing
+
+    _head_began = 0.0
+    _head_bytes = 0
+
+    def body_left(self, body: Body) -> float:
+        """Return how many seconds the next bytes of *body* may take; 408 when there are none."""
+        server = self.connection.base_server
+        now = time.monotonic()
+        if not body.began:
+            body.began = now
+        allowed = self.session.body_seconds(server, body.taken)
+        left = min(server.timeout, body.began + allowed - now)
+        if left <= 0:
+            self.connection.keepalive = False
+            raise RequestError("the body took too long to come", "408 Request Timeout")
+        return left
 
     def framed(self, r: Request, brigade: Brigade) -> list[bytes | FileBucket]:
         """Return what of *brigade* goes to the network, small pieces joined; count it."""
@@ -231,6 +255,19 @@ class HttpSession:
         """Connections that were served so far."""
         self.note: Callable[[int], None] = getattr(sapi, "note", None) or (lambda stage: None)
         self._limits: dict[int, Limits] = {}
+        self._timeouts: dict[Any, Any] = host.provided.get("request_timeouts", {})
+
+    def head_seconds(self, server: Server, received: int) -> float:
+        """Return how many seconds a head may take, *received* bytes of it being here."""
+        found = self._timeouts.get(server)
+        allowed = HEAD_SECONDS if found is None else found.header.allowed(received)
+        return 1e9 if allowed is None else float(allowed)
+
+    def body_seconds(self, server: Server, received: int) -> float:
+        """The same for a body."""
+        found = self._timeouts.get(server)
+        allowed = None if found is None else found.body.allowed(received)
+        return 1e9 if allowed is None else float(allowed)
 
     def limits_of(self, server: Server) -> Limits:
         """Return the parser's limits for connections to *server*."""
@@ -262,7 +299,7 @@ class BlockingWire(Wire):
         super().__init__(session, peer, local)
         self.channel = channel
         self.closed = False
-        self._head_deadline = 0.0
+        self._came = 0
         self._due: Head | None = None
         """A head whose small body is still coming."""
         channel.timeout = self.connection.base_server.timeout
@@ -289,6 +326,7 @@ class BlockingWire(Wire):
         """Take what came, serve what is complete; see ``blocking.Session``."""
         channel = self.channel
         data, channel.data = channel.data, b""
+        self._came = len(data)
         if not data:  # a thread leaves the reading to us
             received = channel.receive_now()
             if received == b"":
@@ -298,6 +336,9 @@ class BlockingWire(Wire):
         codec = self.connection.input_codec
         if codec is not None:
             data = self._decode(codec, data)
+            if codec.closed and not data:
+                self.close()
+                return None
         if data:
             self.parser.receive(data)
         return self._serve_events()
@@ -328,7 +369,7 @@ class BlockingWire(Wire):
             if self._awaits_small_body(head):
                 self._due = head
                 break
-            self._head_deadline = 0.0
+            self._head_began = 0.0
             self._serve(head)
             if self.closed:
                 return None
@@ -343,13 +384,11 @@ class BlockingWire(Wire):
 
     def _outlook(self) -> float:
         """Return how many seconds the server shall wait for what comes next."""
-        server = self.connection.base_server
-        if self._due is not None or self.parser.in_message:
+        server, codec = self.connection.base_server, self.connection.input_codec
+        beginning = codec is not None and not codec.ready
+        if beginning or self._due is not None or self.parser.in_message:
             self.session.note(READING)
-            now = time.monotonic()
-            if not self._head_deadline:
-                self._head_deadline = now + self.session.sapi.head_seconds
-            return max(0.001, self._head_deadline - now)  # bytes that drip in do not prolong it
+            return self.head_left(self._came)
         return max(0.001, server.keep_alive_timeout)
 
     def dropped(self) -> None:
@@ -412,7 +451,17 @@ class BlockingWire(Wire):
             body.continued = True
             self._send_now(CONTINUE)
         while not parser.events:
-            data = self.channel.receive()
+            channel = self.channel
+            left = self.body_left(body)
+            channel.timeout, before = left, channel.timeout
+            try:
+                data = channel.receive()
+            except ClientDisconnected:
+                self.body_left(body)  # 408 if that is why
+                self.connection.aborted = True
+                raise
+            finally:
+                channel.timeout = before
             codec = self.connection.input_codec
             if codec is not None and data:
                 data = self._decode(codec, data)

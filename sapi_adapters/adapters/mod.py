@@ -288,6 +288,10 @@ def _handler(r: Request) -> int | Awaitable[int]:
     environ = environ_of(r, _mount(r, config))
     environ["sapi.settings"] = {**config.values, **config.admin}
     if asynchronous and r.connection.asynchronous:
+        if r.upgrade is not None:
+            from .mod_websocket import exchange_for
+
+            return _run_async(cycle, exchange_for(sapi, r, environ))
         return _run_async(cycle, AsyncModExchange(sapi, r, environ))
     if asynchronous:
         from .bridge import run_beside

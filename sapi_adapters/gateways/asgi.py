@@ -216,6 +216,11 @@ class AsgiGateway:
 
     async def __call__(self, exchange: "AsyncExchange") -> None:
         """Run the application for *exchange*, to the end of the response and of its own work."""
+        if exchange.websocket is not None:
+            from .websocket import serve
+
+            await serve(self, exchange)
+            return
         try:
             scope = http_scope(exchange.environ, self.sapi.name)
         except RequestError as error:
@@ -233,7 +238,8 @@ class AsgiGateway:
         except (Exception, SystemExit) as error:
             self._failed(exchange, error)
             if not response.taken:
-                refuse(exchange, INTERNAL_SERVER_ERROR)
+                wrong = isinstance(error, RequestError)  # the body, while it was being read
+                refuse(exchange, error.status if wrong else INTERNAL_SERVER_ERROR)  # type: ignore[union-attr]
                 await exchange.finish()
             elif response.phase != _COMPLETE:
                 exchange.cut()
@@ -247,6 +253,8 @@ class AsgiGateway:
         request = request_line(exchange.environ)
         if isinstance(error, ApplicationError):
             self.sapi.log_message(f"application: {request}: {error}", ERROR)
+        elif isinstance(error, RequestError):
+            self.sapi.sapi_error(error, request)
         else:
             self.sapi.log_exception(f"application raised: {request}")
 

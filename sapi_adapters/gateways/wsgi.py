@@ -12,6 +12,7 @@ from ..sapi import (
     WARNING,
     ApplicationError,
     ClientDisconnected,
+    RequestError,
     check_header_value,
     check_status,
     content_length,
@@ -106,15 +107,18 @@ class WsgiGateway:
         return True
 
     def _failed(self, exchange: "Exchange", response: "Response", error: BaseException) -> None:
-        request = request_line(exchange.environ)
+        request, status = request_line(exchange.environ), INTERNAL_SERVER_ERROR
         if isinstance(error, ApplicationError):
             self.sapi.log_message(f"application: {request}: {error}", ERROR)
+        elif isinstance(error, RequestError):  # of the body, while the application read it
+            self.sapi.sapi_error(error, request)
+            status = error.status
         else:
             self.sapi.log_exception(f"application raised: {request}")
         if response.sent:
             exchange.cut()
             return
-        refuse(exchange, INTERNAL_SERVER_ERROR)
+        refuse(exchange, status)
         exchange.finish()
 
 

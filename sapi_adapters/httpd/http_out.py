@@ -136,7 +136,7 @@ def _head(r: Request, brigade: Brigade, complete: bool) -> bytes:
             headers.set("Transfer-Encoding", "chunked")
         else:
             connection.keepalive = False
-    if status in _CLOSING and r.body.unread:
+    if r.body.unread and (status in _CLOSING or not r.body.continued):
         connection.keepalive = False
     lines: list[tuple[str, str]] = []
     if "Date" not in headers:
@@ -180,7 +180,7 @@ def _head_of_application(r: Request, brigade: Brigade, complete: bool) -> bytes:
             text += "Transfer-Encoding: chunked\r\n"
         else:
             connection.keepalive = False
-    if r.status in _CLOSING and r.body.unread:
+    if r.body.unread and (r.status in _CLOSING or not r.body.continued):
         connection.keepalive = False
     if "err_headers_out" in r.__dict__:
         for name, value in r.err_headers_out.items():
@@ -201,6 +201,8 @@ def error_page(r: Request, status: int) -> None:
     r.status = status
     r.headers_out.clear()
     r.content_encoding = None
+    if status == 400:
+        r.connection.keepalive = False  # what follows cannot be trusted either
     if status == 401 and not r.err_headers_out.all("WWW-Authenticate"):
         r.log(f"{status} without a challenge: no authentication is configured")
     if status in (405, 501) and r.allowed:

@@ -211,6 +211,8 @@ class Request:
     chunked = False
     """The response's body is sent in chunks."""
     expecting_100 = False
+    upgrade: str | None = None
+    """The protocols that the client would rather speak, in lower case."""
     content_type: str | None = None
     handler: str | None = None
     content_encoding: str | None = None

@@ -83,6 +83,7 @@ def send_file(r: Request, path: str, *, root: str | None = None) -> int | Awaita
         r.log(f"{path} is no regular file")
         return 403
     size = finfo.st_size
+    r.headers_out.unset("Content-Length")
     asked = None
     if r.status == 200:
         _describe(r, finfo)
@@ -168,6 +169,7 @@ def _size(brigade: Brigade) -> int:
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 """A FIFO in the file's place makes nobody wait."""
 _STEP = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+_AT_FDCWD = -100
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 2, 4, 8  # RESOLVE_*, linux/openat2.h
 
 
@@ -175,26 +177,29 @@ def open_file(path: str, options: frozenset[str], root: str | None = None) -> in
     """Return a descriptor of the file *path* for reading; links are followed as *options* say.
 
     These are the Options of the file's own directory, and count for the whole path: where one
-    above it is a link that only its own section allows, this refuses. Below *root*, if that is
-    given, else anywhere. Raises :class:`OSError`, with ELOOP for a link that is not allowed.
+    above it is a link that only its own section allows, this refuses. With *root* it is opened
+    below that directory, and SymLinksIfOwnerMatch allows no link. Raises :class:`OSError`, with
+    ELOOP for a link that is not allowed.
     """
     follows = FOLLOW_SYMLINKS in options
     if root is None and follows:
         return os.open(path, _OPEN)
-    if root is not None:
+    by_steps = SYMLINKS_IF_OWNER in options and not follows
+    openat2 = None if by_steps else _openat2()
+    if root is None:
+        if openat2 is not None:
+            return openat2(_AT_FDCWD, os.fsencode(path), _NO_SYMLINKS)
+        inner, start = path[1:], os.open("/", _STEP)
+    else:
         inner = os.path.relpath(os.path.normpath(path), root)
         if inner == ".." or inner.startswith("../"):
             raise OSError(errno.EXDEV, f"not below {root}", path)
         start = os.open(root, _STEP)
-    else:
-        inner, start = path[1:], os.open("/", _STEP)
     try:
-        by_owner = SYMLINKS_IF_OWNER in options and not follows
-        openat2 = _openat2()
-        if openat2 is None or by_owner:
-            return _open_by_steps(start, inner, by_owner=by_owner)
-        resolve = _NO_MAGICLINKS | (_BENEATH if root is not None else 0)
-        return openat2(start, os.fsencode(inner), resolve | (0 if follows else _NO_SYMLINKS))
+        if openat2 is None:
+            return _open_by_steps(start, inner, by_owner=by_steps and root is None)
+        resolve = _BENEATH | _NO_MAGICLINKS | (0 if follows else _NO_SYMLINKS)
+        return openat2(start, os.fsencode(inner), resolve)
     finally:
         os.close(start)
 
@@ -277,7 +282,7 @@ def _openat2() -> Callable[[int, bytes, int], int] | None:
         raise OSError(code, os.strerror(code), os.fsdecode(path))
 
     try:
-        os.close(openat2(-100, b"/", _NO_SYMLINKS))  # AT_FDCWD
+        os.close(openat2(_AT_FDCWD, b"/", _NO_SYMLINKS))
     except OSError:
         return None  # an old kernel, or a sandbox that does not know it
     return openat2

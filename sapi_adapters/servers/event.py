@@ -87,7 +87,7 @@ class Stream:
         self._socket = connection
         self._fd = fd
         self._backlog = bytearray()
-        self._files: deque[_File | bytes] = deque()
+        self._files: deque[_File | tuple[bytes, Callable[[bytes], bytes] | None]] = deque()
         self._reading = False
         self._closing = False
         self._lingering = -1
@@ -154,12 +154,21 @@ class Stream:
 
     # -- writing
 
-    def write(self, data: bytes) -> None:
-        """Send *data*, or keep what the peer does not take yet. After a failure nothing is sent."""
+    def write(self, data: bytes, translate: Callable[[bytes], bytes] | None = None) -> None:
+        """Send *data*, or keep what the peer does not take yet. After a failure nothing is sent.
+
+        With *translate* it is sent as that makes it, and in the order of the calls.
+        """
         if self.closed:
             return
         if self._files:
-            self._files.append(data)
+            self._files.append((data, translate))
+            return
+        self.write_now(data if translate is None else translate(data))
+
+    def write_now(self, data: bytes) -> None:
+        """The same for what is translated already, before what waits for its translation."""
+        if self.closed or not data:
             return
         if self._backlog:
             self._backlog += data
@@ -204,9 +213,10 @@ class Stream:
             del self._backlog[: self._socket.send(self._backlog, _DONTWAIT)]
             return
         first = self._files[0]
-        if isinstance(first, bytes):
+        if isinstance(first, tuple):
             self._files.popleft()
-            self._backlog += first
+            data, translate = first
+            self._backlog += data if translate is None else translate(data)
             return
         if first.translate is None:
             sent = os.sendfile(self._fd, first.fd, first.offset, min(first.length, _PIECE))
@@ -218,7 +228,8 @@ class Stream:
             raise OSError("the file became shorter while it was being sent")
         first.offset, first.length = first.offset + sent, first.length - sent
         if not first.length:
-            self._files.popleft().close()  # type: ignore[union-attr]
+            first.close()
+            self._files.popleft()
 
     def _writable(self) -> None:
         try:

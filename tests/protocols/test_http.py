@@ -294,8 +294,10 @@ def test_bad_heads_take_linear_time(unit: bytes) -> None:
 @pytest.mark.usefixtures("deadline")
 def test_a_head_in_small_pieces_takes_linear_time() -> None:
     limits = Limits(10**6, 10**6, 10**6)
-    for data in (request(b"X: " + b"a" * 900_000), request(*[b"X: a"] * 200_000)):
-        assert isinstance(parse(*single(data), limits=limits)[0], Head)
+    data = request(*[b"X: a"] * 100_000)
+    assert isinstance(parse(*single(data), limits=limits)[0], Head)
+    limits = Limits(10**9, 10**9)
+    assert parse(b"GET /" + b"a" * 2**25, *[b"a"] * 200_000, limits=limits) == []
 
 
 # -- what is accepted -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent.parent / "sapi_adapters"
 NAME = PACKAGE.name
 
 FLOORS = [
-    (0, "the interface", ["sapi", "extension", "sendfile"]),
+    (0, "the interface", ["sapi", "extension", "sendfile", "info"]),
     (1, "wires and callers", ["protocols", "gateways"]),
     (2, "those who touch connected sockets", ["servers"]),
     (3, "the SAPIs", ["adapters"]),
@@ -26,6 +26,7 @@ FLOORS = [
     ),
     (4, "and what stands before them", ["__main__", "testing", "flup"]),
     (-1, "forks, signals, counts", ["manager"]),
+    (-1, "modules and phases", ["httpd"]),
 ]
 """(floor, what it is, its rooms): a room is a file or a folder of the package."""
 
@@ -33,8 +34,8 @@ STRANGERS = {("protocols", "gateways"), ("gateways", "protocols"), ("adapters", 
 """Rooms that know nothing of each other although their floors would let them."""
 
 BESIDE = -1
-INTERFACE = "sapi"
-"""What those beside the house may know of it: its errors."""
+KNOWN = {"manager": {"sapi"}, "httpd": {"sapi", "info", "protocols"}}
+"""What those beside the house may know of it: its errors, and the host a wire's codec."""
 LANDINGS = {3, 4}
 """Floors with a door to what stands beside the house."""
 
@@ -122,7 +123,7 @@ def objection(found: Import) -> str | None:
         return f"imports {found.target}, which stands on no floor"
     if (room(found.file), room(found.target)) in STRANGERS:
         return f"imports {found.target}, a stranger"
-    if here == BESIDE and room(found.target) == INTERFACE:
+    if here == BESIDE and room(found.target) in KNOWN[room(found.file)]:
         return None
     if here == BESIDE or there == BESIDE:
         if room(found.file) != room(found.target) and not (there == BESIDE and here in LANDINGS):

@@ -82,7 +82,9 @@ def _parse_ip(cmd: Parameters, given: list[str]) -> tuple[Network, ...]:
         try:
             found.append(network_of(text))
         except ValueError as error:
-            raise ConfigurationError(f"ip address {text!r} appears to be invalid: {error}") from None
+            raise ConfigurationError(
+                f"ip address {text!r} appears to be invalid: {error}"
+            ) from None
     return tuple(found)
 
 

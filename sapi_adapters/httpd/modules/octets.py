@@ -17,4 +17,4 @@ def printable(text: str) -> bool:
     """Whether *text* is latin-1 without control characters other than tabs."""
     if text.isascii() and text.isprintable():
         return True
-    return all(" " <= sign <= "\xff" and sign != "\x7f" or sign == "\t" for sign in text)
+    return all((" " <= sign <= "\xff" and sign != "\x7f") or sign == "\t" for sign in text)
