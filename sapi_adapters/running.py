@@ -193,6 +193,25 @@ def test_host(path: str, *, defines: Sequence[str] = ()) -> str:
     return "\n".join([*sapi.host_warnings, "Syntax OK"])
 
 
+def modules_of(path: str, *, defines: Sequence[str] = (), hooks: bool = False) -> list[str]:
+    """Return a line for each module that the httpd.conf *path* loads, as ``httpd -M`` has them.
+
+    With *hooks* also whom each hook calls, in order.
+    """
+    from .adapters.host import host_from_file
+
+    sapi = host_from_file(os.path.abspath(path), _defines(defines), _load_application, pass_=1)
+    assert sapi.host is not None  # noqa: S101 - it comes from a file
+    lines = []
+    for module in sapi.host.modules:
+        kind = f"shared, {module.file}" if module.file else "static"
+        lines.append(f"{module.symbol} ({kind})")
+    if hooks:
+        table = sapi.host.hooks.table()
+        lines += [f"{hook}: {', '.join(names)}" for hook, names in table.items()]
+    return lines
+
+
 def _defines(given: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in (each.partition("=") for each in given)}
 

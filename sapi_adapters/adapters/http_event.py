@@ -277,6 +277,8 @@ class EventWire(Wire):
             body = self._body = EventBody(head.length, self)
             body.continued = not head.expects_continue
         r = make_request(self.connection, head, body)
+        if self.session.stopping:
+            self.connection.keepalive = False
         exchange = self._exchange = HttpExchange(self.session.sapi, r)
         self.server.spawn(self._run(exchange))
 
@@ -301,7 +303,7 @@ class EventWire(Wire):
         body, self._body = self._body, None
         if connection.aborted:
             stream.reset()
-        elif not connection.keepalive or self.session.sapi.terminating or self.server.stopping:
+        elif not connection.keepalive:
             self.close(lingering=r.body.unread or bool(exchange.refused))
         elif body is not None:
             if not body.continued or (body.length or 0) - body.taken > DRAINED:

@@ -257,6 +257,12 @@ class HttpSession:
         self._limits: dict[int, Limits] = {}
         self._timeouts: dict[Any, Any] = host.provided.get("request_timeouts", {})
 
+    @property
+    def stopping(self) -> bool:
+        """Whether this process takes no more than what it is at."""
+        sapi = self.sapi
+        return bool(sapi.terminating or sapi.server.stopping)
+
     def head_seconds(self, server: Server, received: int) -> float:
         """Return how many seconds a head may take, *received* bytes of it being here."""
         found = self._timeouts.get(server)
@@ -407,6 +413,8 @@ class BlockingWire(Wire):
         r = make_request(connection, head, body)
         if head.expects_continue:
             body.continued = False
+        if session.stopping:
+            connection.keepalive = False
         exchange = HttpExchange(session.sapi, r)
         session.cycle(exchange)
         exchange.ended = True
@@ -415,7 +423,7 @@ class BlockingWire(Wire):
             return
         if connection.aborted:
             self._reset()
-        elif not connection.keepalive or session.sapi.terminating:
+        elif not connection.keepalive:
             self.close(lingering=body.unread)
         elif body.unread and not self._drain(body):
             self.close(lingering=True)

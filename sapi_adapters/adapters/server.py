@@ -158,6 +158,8 @@ class ServerSapi(Sapi):
         if self.threads < 1:
             raise ConfigurationError(f"threads must be at least 1, not {self.threads}")
         self._access_log: AccessLog | None = None
+        self.server: Any = None
+        """In a worker: what waits on its sockets. Its ``stopping`` says that it is to end."""
 
     @property
     def workers(self) -> int:
@@ -398,6 +400,7 @@ class ServerSapi(Sapi):
             threaded = ThreadedServer(
                 self.listeners, self._late_session, self, threads=self.threads, **shared
             )
+            self.server = threaded
             self._session = self.session(cycle.serve, threaded)
 
             def terminate() -> None:
@@ -414,7 +417,7 @@ class ServerSapi(Sapi):
             shared["idle"] = self._access_log.flush
         self.note = cycle.note
         session = self.session(cycle.serve, None)
-        blocking = BlockingServer(self.listeners, session, self, **shared)
+        blocking = self.server = BlockingServer(self.listeners, session, self, **shared)
         worker.handle_signals(blocking.stop, cycle.blame_all)
         self._started(worker, "", capacity)
         try:
@@ -444,6 +447,7 @@ class ServerSapi(Sapi):
             blame=cycle.blame_all,
             **shared,
         )
+        self.server = server
         worker.handle_signals(server.stop, server.terminate, unwind=False)
         server.run()
 

@@ -1,4 +1,7 @@
-"""The command ``sapi``: looks at pools that run. What a pool is asked lives in top.py."""
+"""The command ``sapi``: looks at pools that run, and at the host's modules.
+
+What a pool is asked lives in top.py.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _PATH = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sapi-adapters", prog_name="sapi")
 def command() -> None:
-    """Look at FastCGI pools, ours and php-fpm's.
+    """Look at FastCGI pools, ours and php-fpm's, and at the modules of the host.
 
     SOCKET is a Unix path, HOST:PORT or a port: where the pool listens, or its status listener.
     """
@@ -48,6 +51,18 @@ def top(socket: str, path: str, interval: float, just_once: bool) -> None:
 def status(socket: str, path: str, kind: str, full: bool) -> None:
     """Print a pool's status page."""
     page(socket, path, kind, full)
+
+
+@command.command()
+@click.argument("file")
+@click.option("--define", "defines", multiple=True, metavar="NAME[=VALUE]", help="As serve's.")
+@click.option("--hooks", is_flag=True, help="Show whom each hook calls, in order.")
+def modules(file: str, defines: tuple[str, ...], hooks: bool) -> None:
+    """Print the modules that FILE, an httpd.conf of the host, loads."""
+    from ..running import modules_of
+
+    for line in modules_of(file, defines=defines, hooks=hooks):
+        click.echo(line)
 
 
 def main() -> NoReturn:

@@ -3,7 +3,8 @@
 llhttp, through httptools, decides the framing: where a request ends and which bytes are its body.
 In front of it stands a guard that is stricter than llhttp and only refuses. It sees every line of
 a head, of a chunk's beginning and of a trailer before llhttp does, and leaves nothing on which two
-servers could disagree. Where both do not come to the same end, the request is refused.
+servers could disagree; what it has checked it cuts into fields. Where the two do not come to the
+same end, the request is refused.
 
 What each refuses, and what it costs, is in docs/http-parser.md.
 """

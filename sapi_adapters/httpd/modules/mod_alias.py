@@ -160,10 +160,12 @@ def _redirect(status: int, *, match: bool = False) -> Callable[..., str | None]:
         name, given, code = cmd.directive.name, words(cmd.directive), status
         own_status = name.lower() in ("redirect", "redirectmatch")
         if own_status and given and not given[0].startswith("/"):
-            found = _status(given[0])
-            if found is not None:
-                code = found
+            word = given[0].lower()
+            if word in _STATUS or word.isdecimal():
+                code = _STATUS.get(word) or int(word)
                 del given[0]
+                if not 300 <= code < 600:
+                    return f"{name}: the status must be from 300 to 599"
         leads = 300 <= code < 400
         least = 2 if leads else 1
         pathless = (
@@ -191,14 +193,6 @@ def _redirect(status: int, *, match: bool = False) -> Callable[..., str | None]:
         return None
 
     return store
-
-
-def _status(word: str) -> int | None:
-    if word.lower() in _STATUS:
-        return _STATUS[word.lower()]
-    if word.isascii() and word.isdigit() and 300 <= int(word) < 600:
-        return int(word)
-    return None
 
 
 # -- where a request leads ------------------------------------------------------------------------

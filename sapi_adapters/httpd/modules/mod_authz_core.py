@@ -174,7 +174,7 @@ def _enter(name: str, operator: str, *, negated: bool = False) -> Any:
             info={**cmd.info, "require": inner},
         )
         if not inner.members:
-            return None
+            return f"{name} directive contains no authorization directives"
         if all(member.negated for member in inner.members):
             return f"{name} directive contains only negative authorization directives"
         return _container(cmd, config).add(inner, name)

@@ -63,6 +63,9 @@ def network_of(text: str) -> Network:
         padded = ".".join([*parts, "0", "0", "0"][:4])
         return ipaddress.IPv4Network(f"{padded}/{8 * len(parts)}")
     found = ipaddress.ip_network(text, strict=False)
+    mask = text.partition("/")[2]
+    if "." in mask and ipaddress.ip_address(mask) != found.netmask:
+        raise ValueError(f"{mask} is no netmask")  # the library takes 0.0.255.255 for one, reversed
     if found.version == 6 and ipaddress.IPv6Address(text.partition("/")[0]) in _MAPPED:
         if found.prefixlen < 96:
             raise ValueError("a mask that short covers more than the IPv4 addresses it is given as")

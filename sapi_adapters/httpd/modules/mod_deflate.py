@@ -154,6 +154,8 @@ def deflate(f: Filter, brigade: Brigade) -> None:
                 if size > _BLOCK:
                     f.pass_on(out)
                     out, size = [], 0
+                    if f.request.aborted:
+                        return
     if out:
         f.pass_on(out)
 
@@ -245,11 +247,9 @@ class Inflating:
                 raise RequestError(f"the body is no gzip: {error}") from None
             self._count(len(block))
             out.append(block)
-            if self._decoder.eof:
-                data = self._decoder.unused_data
-            else:
-                data = self._decoder.unconsumed_tail
-            if not data and (self._decoder.eof or len(block) < _BLOCK):
+            ended = self._decoder.eof
+            data = self._decoder.unused_data if ended else self._decoder.unconsumed_tail
+            if not data and (ended or len(block) < _BLOCK):
                 return b"".join(out)
 
     def _count(self, size: int) -> None:

@@ -34,11 +34,11 @@ class Config(Settings):
         return result
 
 
-def _set(cmd: Parameters, config: Config, name: str, value: str | None) -> str | None:
+def _set(cmd: Parameters, config: Config, name: str, value: str | None) -> None:
     if "=" in name:
-        return f"SetEnv: {name!r} is no name of a variable: the value is an argument of its own"
+        cmd.host.warn(f"SetEnv {name} is ignored: the value is an argument of its own")
+        return
     config.variables = {**config.variables, name: octets(value or "")}
-    return None
 
 
 def _unset(cmd: Parameters, config: Config, name: str) -> None:

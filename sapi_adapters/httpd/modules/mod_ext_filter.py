@@ -29,9 +29,9 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from ...sapi import ConfigurationError, RequestError
+from ...sapi import ClientDisconnected, RequestError
 from ..filters import (
-    CONNECTION,
+    CONTENT_SET,
     EOS,
     FLUSH,
     RESOURCE,
@@ -42,7 +42,6 @@ from ..filters import (
     OutputFilter,
     blocks,
 )
-from ..hooks import OK
 from ..module import (
     ACCESS_CONF,
     ITERATE,
@@ -57,11 +56,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ..config import Parameters
-    from ..hooks import Hooks
-    from ..host import Host
     from ..records import Request
 
 _BLOCK = 65536
+_HELD = 1 << 24
+"""Bytes of a request body that a program may write at once, as at its end."""
 _FAILED = "500 Internal Server Error"
 _ENVIRONMENT = ("PATH", "TZ", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE")
 _NONE = ("none", "*/*", "")
@@ -87,10 +86,6 @@ class Config(Settings):
 
     log_stderr = False
     remove_on_failure = False
-
-
-class ServerConfig(Settings):
-    """What is configured for a server: nothing; filters are the whole host's."""
 
 
 # -- directives -----------------------------------------------------------------------------------
@@ -146,8 +141,8 @@ def _set_command(definition: Definition, value: str) -> str | None:
 
 
 def _set_type(definition: Definition, value: str) -> str | None:
-    if not (value.isascii() and value.isdigit() and RESOURCE <= int(value) < CONNECTION):
-        return f"ftype must be a number from {RESOURCE} to {CONNECTION - 1}, not {value}"
+    if not (value.isascii() and value.isdigit() and RESOURCE <= int(value) <= CONTENT_SET):
+        return f"ftype must be a number from {RESOURCE} to {CONTENT_SET}, not {value}"
     definition.type = int(value)
     return None
 
@@ -323,6 +318,8 @@ def _output_of(definition: Definition) -> Callable[[Filter, Brigade], None]:
         try:
             for each in _through(f.context, brigade):
                 f.pass_on([each])
+                if f.request.aborted:
+                    raise ClientDisconnected("the client has gone")
         except BaseException:
             f.context = _BROKEN  # what still comes goes nowhere
             raise
@@ -408,8 +405,20 @@ class _Input:
         self._program = program
 
     def receive(self, data: bytes) -> bytes:
-        """Return what the program has written by now; at the end, the rest of it."""
-        return b"".join(self._program.feed(data) if data else self._program.finish())
+        """Return what the program has written by now; at the end, the rest of it.
+
+        :class:`RequestError` when that is more than one would hold in memory.
+        """
+        out: list[bytes] = []
+        size = 0
+        for block in self._program.feed(data) if data else self._program.finish():
+            out.append(block)
+            size += len(block)
+            if size > _HELD:
+                raise RequestError(
+                    f"a filter program wrote over {_HELD} bytes at once", "413 Content Too Large"
+                )
+        return b"".join(out)
 
 
 class _AsItIs:
@@ -442,10 +451,6 @@ def _input_of(definition: Definition) -> Callable[[Request], Any]:
         return _Input(program)
 
     return make
-
-
-def _register(hooks: Hooks) -> None:
-    return None
 
 
 ext_filter_module = Module(
