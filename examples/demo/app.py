@@ -9,12 +9,15 @@ looks the same behind any web server, and offline. Everything that is shown is e
     serve app:application --sapi cli GET /                   the command line
 """
 
+import asyncio
 import hashlib
 import os
 import platform
 import time
 from email.parser import BytesParser
 from html import escape
+
+from lifecycle import current
 
 from sapi_adapters import loaded_extensions, sapi_name
 
@@ -43,15 +46,21 @@ HEADERS = [
     ("X-Content-Type-Options", "nosniff"),
     (
         "Content-Security-Policy",
-        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'",
     ),
 ]
 
 
 def overview(environ, start_response):
     """What runs here: the SAPI, its flags, the life cycle as far as it has come, the variables."""
-    html = overview_page(environ)
-    return respond(start_response, html)
+    flags = {
+        "Web server": environ.get("SERVER_SOFTWARE") or "no web server",
+        "Processes": "several" if environ["wsgi.multiprocess"] else "one",
+        "Threads": "several" if environ["wsgi.multithread"] else "one",
+        "Runs": "once, for this request" if environ["wsgi.run_once"] else "until stopped",
+        "Extensions": ", ".join(loaded_extensions()) or "none",
+    }
+    return respond(start_response, overview_page(environ, "WSGI", flags))
 
 
 def stream(environ, start_response):
@@ -116,9 +125,19 @@ async def asgi_application(scope, receive, send):
             await send({"type": f"{event['type']}.complete"})
             if event["type"] == "lifespan.shutdown":
                 return
-    html, status = overview_page(asgi_environ(scope)), 200
-    if scope["path"].removeprefix(scope.get("root_path", "")) not in ("", "/"):
-        html, status = message_page(asgi_environ(scope), "Not found", "There is no such page."), 404
+    environ, status = asgi_environ(scope), 200
+    if environ["PATH_INFO"] in ("", "/"):
+        loop = type(asyncio.get_running_loop())
+        flags = {
+            "Interface": f"ASGI {scope['asgi']['version']}",
+            "HTTP": scope["http_version"],
+            "Event loop": loop.__module__.partition(".")[0],
+            "Runs": "until stopped",
+            "Extensions": ", ".join(loaded_extensions()) or "none",
+        }
+        html = overview_page(environ, "ASGI", flags)
+    else:
+        html, status = message_page(environ, "Not found", "There is no such page."), 404
     body = html.encode()
     headers = [*HEADERS, ("Content-Length", str(len(body)))]
     raw = [(name.lower().encode(), value.encode()) for name, value in headers]
@@ -211,29 +230,38 @@ footer { padding-top: .5rem; padding-bottom: 2.5rem; color: var(--soft); font-si
 """
 
 LINKS = [("/", "Overview"), ("/stream", "Streaming"), ("/upload", "Upload"), ("/error", "Error")]
+"""The pages of the WSGI half."""
 
 SENSITIVE = ("AUTHORIZATION", "COOKIE", "PASSWD", "PASSWORD", "SECRET", "TOKEN", "KEY", "CERT")
 
 
 def _head(environ, heading, lead=""):
-    mount = escape(environ["SCRIPT_NAME"])
-    here = environ["PATH_INFO"] or "/"
-    links = "".join(
-        f'<a href="{mount}{path}"{" aria-current=page" if path == here else ""}>{name}</a>'
-        for path, name in LINKS
-    )
+    mount = environ["SCRIPT_NAME"]
+    here = mount + (environ["PATH_INFO"] or "/")
+    pages = LINKS if "wsgi.version" in environ else LINKS[:1]
+    links = [_link(mount + path, name, here) for path, name in pages]
+    for pair in current.get({}).get("settings", {}).get("demo.links", "").split():
+        name, _, path = pair.partition("=")
+        links.append(_link(path, name, here, "host"))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>sapi_adapters: demonstration</title><style>{STYLE}</style></head><body>
+<title>sapi_adapters: demonstration</title><link rel="icon" href="data:,">
+<style>{STYLE}</style></head><body>
 <header><p>sapi_adapters &middot; demonstration</p><h1>{heading}</h1>
-<p class="lead">{lead}</p><nav aria-label="Pages">{links}</nav></header><main>
+<p class="lead">{lead}</p><nav aria-label="Pages">{"".join(links)}</nav></header><main>
 """
+
+
+def _link(path, name, here, style=""):
+    current_page = ' aria-current="page"' if path == here and not style else ""
+    style = f' class="{style}"' if style else ""
+    return f'<a href="{escape(path)}"{style}{current_page}>{escape(name)}</a>'
 
 
 def _tail():
     return f"""</main><footer>Python {platform.python_version()} &middot; process {os.getpid()}
-&middot; plain WSGI, no framework</footer></body></html>
+&middot; no framework</footer></body></html>
 """
 
 
@@ -241,16 +269,8 @@ def message_page(environ, heading, text):
     return _head(environ, escape(heading), escape(text)) + _tail()
 
 
-def overview_page(environ):
-    life = environ.get("demo.life", {})
-    software = environ.get("SERVER_SOFTWARE") or "no web server"
-    flags = {
-        "Web server": software,
-        "Processes": "several" if environ["wsgi.multiprocess"] else "one",
-        "Threads": "several" if environ["wsgi.multithread"] else "one",
-        "Runs": "once, for this request" if environ["wsgi.run_once"] else "until stopped",
-        "Extensions": ", ".join(extensions) or "none",
-    }
+def overview_page(environ, interface, flags):
+    life = current.get({})
     facts = "".join(
         f"<div><dt>{name}</dt><dd>{escape(value).replace(':', ':<wbr>')}</dd></div>"
         for name, value in flags.items()
@@ -259,14 +279,14 @@ def overview_page(environ):
     return (
         _head(
             environ,
-            f"Served under <code>{escape(sapi)}</code>",
-            "This page is an ordinary WSGI application. It knows nothing of its runtime"
+            f"Served under <code>{escape(sapi_name())}</code>",
+            f"This page is an ordinary {interface} application. It knows nothing of its runtime"
             f"{f' ({pretty})' if pretty else ''}; it asked <code>sapi_name()</code>."
             " Below is what reached it.",
         )
         + f'<section class="card"><dl class="facts">{facts}</dl></section>'
         + (_life_cycle(life) if life else "")
-        + _variables(environ)
+        + _variables(environ, interface)
         + _tail()
     )
 
@@ -301,22 +321,27 @@ def _duration(seconds):
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def _variables(environ):
-    groups = {"Server variables": [], "Request headers": [], "WSGI and extensions": []}
+def _variables(environ, interface):
+    rest = f"{interface} and extensions"
+    first = "Server variables" if interface == "WSGI" else rest
+    groups = {first: [], "Request headers": [], rest: []}
     for name, value in sorted(environ.items()):
         if name.startswith("HTTP_"):
             groups["Request headers"].append((name, value))
         elif name.isupper():
-            groups["Server variables"].append((name, value))
+            if interface == "WSGI":  # for ASGI the pages' own, made of the scope
+                groups[first].append((name, value))
         else:
-            groups["WSGI and extensions"].append((name, value))
+            groups[rest].append((name, value))
     sections = []
     for heading, rows in groups.items():
+        if not rows:
+            continue
         cells = "".join(
             f'<tr><th scope="row">{escape(name)}</th><td>{_value(name, value)}</td></tr>'
             for name, value in rows
         )
-        opened = " open" if heading == "Server variables" else ""
+        opened = "" if sections else " open"
         sections.append(
             f'<details class="card"{opened}><summary>{heading}'
             f' <span class="soft">{len(rows)}</span></summary>'

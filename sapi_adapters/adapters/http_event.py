@@ -50,11 +50,10 @@ class EventBody(Body):
 
     def put(self, data: bytes) -> None:
         """Take what came."""
-        self.taken += len(data)
-        if self.taken > self.limit:
-            self.fail(
-                RequestError(f"the body is larger than {self.limit} bytes", "413 Content Too Large")
-            )
+        try:
+            self._count(len(data))
+        except RequestError as error:
+            self.fail(error)
             return
         self._waiting.append(data)
         self.size += len(data)
@@ -103,6 +102,7 @@ class EventBody(Body):
                 if not self.continued:
                     self.continued = True
                     wire.send_now(CONTINUE)
+                self.check(wire.parser.announced)
                 await self._wait()
         data, self._ready = self._ready[:size], self._ready[size:]
         return data

@@ -109,9 +109,14 @@ class Body:
             data = each.receive(data)
         return data
 
-    def _count(self, data: bytes) -> None:
-        self.taken += len(data)
-        if self.taken > self.limit:
+    def _count(self, size: int) -> None:
+        """Note that *size* bytes have come; 413 if they are too many."""
+        self.taken += size
+        self.check(0)
+
+    def check(self, announced: int) -> None:
+        """Raise 413 if what has come, and what is *announced*, is more than is taken."""
+        if self.taken + announced > self.limit:
             raise RequestError(
                 f"the body is larger than {self.limit} bytes", "413 Content Too Large"
             )
@@ -150,7 +155,7 @@ class BlockingBody(Body):
         """Return the next bytes as they come; ``b""`` at the end."""
         event = self._wire.next_of_body(self)
         if event.__class__ is bytes:
-            self._count(event)
+            self._count(len(event))
             found: bytes = event
             return found
         self.ended = True
@@ -460,6 +465,7 @@ class BlockingWire(Wire):
             self._send_now(CONTINUE)
         while not parser.events:
             channel = self.channel
+            body.check(parser.announced)
             left = self.body_left(body)
             channel.timeout, before = left, channel.timeout
             try:

@@ -39,7 +39,7 @@ _PIECE = 4096
 """Bytes that are decoded at a time: compressed ones may become a thousand times as many."""
 _LOOK_SECONDS = 0.5
 
-_NO_STATUS, _ABNORMAL, _TOO_BIG, _GOING_AWAY, _RESTART = 1005, 1006, 1009, 1001, 1012
+_GOING_AWAY, _ABNORMAL, _TOO_BIG, _RESTART = 1001, 1006, 1009, 1012
 _missing_said = False
 
 
@@ -110,10 +110,14 @@ class WebSocket:
         self._parts: list[Any] = []
         self._size = 0
         self._over = False
+        """The application gets nothing more."""
+        self._done = asyncio.Event()
+        """Nor does the connection."""
+        self._broken = False
         self._close_sent = False
         self._paused = False
         self._stuck: asyncio.Task[None] | None = None
-        self._news: asyncio.Event = asyncio.Event()
+        self._news = asyncio.Event()
         self._heard = 0.0
         self._asked = False
 
@@ -190,60 +194,50 @@ class WebSocket:
         self._send(self._proto.send(event))
         await self._transport.drained()
         if self._request.connection.aborted:
-            self._lost()
+            self._received(b"")
             raise ClientDisconnected("the client has gone")
 
     async def close(self, code: int, reason: str) -> None:
-        """Begin to close it; :meth:`finish` waits for the client's answer."""
+        """Begin to close it; its end is the client's answer, if that comes in time."""
         self._say_close(code, reason)
+        self._transport.loop.call_later(CLOSE_SECONDS, self._end)
 
     async def finish(self) -> None:
         """End the connection, in its own time; nothing unless it was accepted."""
         if self._proto is None:
             return
+        self._end()
+        self._say_close(_GOING_AWAY, "")  # nobody did: the application was cancelled
+        self._messages.clear()
+        self._waiting = 0
+        self._go_on()
         try:
-            if self._close_sent and not self._over:
-                self._messages.clear()
-                self._go_on()
-                try:
-                    await asyncio.wait_for(self._until_over(), CLOSE_SECONDS)
-                except asyncio.TimeoutError:
-                    pass
-        except asyncio.CancelledError:
-            self._say_close(_GOING_AWAY, "")
-            raise
+            if not self._done.is_set():
+                await asyncio.wait_for(self._done.wait(), CLOSE_SECONDS)
+        except asyncio.TimeoutError:
+            pass
         finally:
             unwatch(self)
-            self._over = True
+            self._done.set()
             if self._stuck is not None:
                 self._stuck.cancel()
             if not self._transport.stream.closed:
-                if self._close_sent or not self._request.connection.aborted:
-                    self._transport.close(lingering=not self._request.connection.aborted)
-                else:
-                    self._transport.stream.reset()
-
-    async def _until_over(self) -> None:
-        while not self._over:
-            self._messages.clear()
-            self._waiting = 0
-            self._news.clear()
-            await self._news.wait()
+                self._transport.close(lingering=not self._request.connection.aborted)
 
     # -- what comes
 
     def _received(self, data: bytes) -> None:
-        if self._over:
-            return
         if not data:
-            self._lost()
+            self._end()
+            self._done.set()
+        if self._broken or self._done.is_set():
             return
         self._heard, self._asked = time.monotonic(), False
         for at in range(0, len(data), _PIECE):
             self._proto.receive_data(data[at : at + _PIECE])
             for event in self._proto.events():
                 self._take(event)
-                if self._over:
+                if self._broken or self._done.is_set():
                     return
         if self._transport.stream.stalled and self._stuck is None:
             # Nobody takes our answers: no more questions until somebody does.
@@ -256,7 +250,8 @@ class WebSocket:
         from wsproto.events import CloseConnection, Message, Ping
 
         if isinstance(event, Message):
-            self._take_part(event)
+            if not self._over:
+                self._take_part(event)
         elif isinstance(event, Ping):
             if not self._close_sent:
                 self._send(self._proto.send(event.response()))
@@ -265,13 +260,9 @@ class WebSocket:
 
     def _take_part(self, event: Any) -> None:
         data = event.data
-        if self._close_sent:
-            return  # it had not seen our close frame by then
         self._size += len(data) if not isinstance(data, str) or data.isascii() else _octets(data)
         if self._size > self._most:
-            self._parts.clear()
-            self.code, self.reason = _TOO_BIG, f"more than {self._most} bytes in a message"
-            self._say_close(self.code, self.reason)
+            self._fail(_TOO_BIG, f"more than {self._most} bytes in a message")
             return
         if data:
             self._parts.append(data)
@@ -289,34 +280,37 @@ class WebSocket:
     def _take_close(self, event: Any) -> None:
         from wsproto.connection import ConnectionState
 
-        if self._proto.state is ConnectionState.REMOTE_CLOSING:
-            self.code, self.reason = int(event.code), event.reason or ""
-            if self.code == _ABNORMAL:
-                self.code = _NO_STATUS
-            self._send(self._proto.send(event.response()))
+        code, reason, state = int(event.code), event.reason or "", self._proto.state
+        if state not in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
+            self._broken = True  # what came is no WebSocket: what else comes is not looked at
+            self._fail(code, reason)
+            return
+        if not self._over:
+            self.code, self.reason = code, reason
+        if state is ConnectionState.REMOTE_CLOSING:
             self._close_sent = True
-        elif self._proto.state is ConnectionState.CLOSED:
-            if self.code == _ABNORMAL:  # else it was our error that closed it, and that is why
-                self.code, self.reason = int(event.code), event.reason or ""
-        else:  # what came breaks the protocol
-            self.code, self.reason = int(event.code), event.reason or ""
-            self._say_close(self.code, self.reason)
+            self._send(self._proto.send(event.response()))
+        self._end()
+        self._done.set()
+
+    def _fail(self, code: int, reason: str) -> None:
+        """End it from here; the application sees why."""
+        if not self._over:
+            self.code, self.reason = code, reason
+        self._say_close(code, reason)
         self._end()
 
     def _say_close(self, code: int, reason: str) -> None:
         """Send a close frame, unless there was one."""
-        if self._close_sent or self._over or self._proto is None:
+        if self._close_sent or self._done.is_set():
             return
         from wsproto.events import CloseConnection
 
         self._close_sent = True
         self._send(self._proto.send(CloseConnection(code=code, reason=reason or None)))
-        self._news.set()
-
-    def _lost(self) -> None:
-        self._end()
 
     def _end(self) -> None:
+        """Nothing more comes for the application."""
         self._over = True
         self._parts.clear()
         self._news.set()
@@ -351,23 +345,17 @@ class WebSocket:
         if self._over or self._close_sent:
             return
         if stopping:
-            self.code, self.reason = _RESTART, "the server ends"
-            self._say_close(self.code, self.reason)
-            self._until_closed()
+            self._fail(_RESTART, "the server ends")
         elif now - self._heard > 2 * PING_SECONDS and not self._paused:
             self.reason = "no answer to a ping"
             self._request.connection.aborted = True
             self._transport.stream.reset()
-            self._end()
+            self._received(b"")
         elif now - self._heard > PING_SECONDS and not self._asked:
             from wsproto.events import Ping
 
             self._asked = True
             self._send(self._proto.send(Ping()))
-
-    def _until_closed(self) -> None:
-        """Let the application see the end at the latest when the client's time is over."""
-        self._transport.loop.call_later(CLOSE_SECONDS, self._end)
 
 
 def _octets(text: str) -> int:

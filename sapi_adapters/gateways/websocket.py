@@ -22,6 +22,7 @@ from .asgi import Response, http_scope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
     from typing import Any
 
     from ..sapi import AsyncExchange, Headers
@@ -77,6 +78,9 @@ async def serve(gateway: "AsgiGateway", exchange: "AsyncExchange") -> None:
                 request = request_line(exchange.environ)
                 sapi.log_message(f"application: {request}: returned without an answer", ERROR)
             await session.end(_NORMAL)
+    except BaseException:  # cancelled, or the keyboard
+        exchange.cut()
+        raise
     finally:
         await half.finish()
 
@@ -98,14 +102,17 @@ class Session:
         self.phase = _CONNECTING
         self._asked = False
         self._denial: Response | None = None
+        self._answered: asyncio.Event | None = None
 
     async def receive(self) -> "Event":
         """Return the next event; after ``websocket.disconnect`` that one again."""
         if not self._asked:
             self._asked = True
             return {"type": "websocket.connect"}
+        if self.phase == _CONNECTING and not self.exchange.aborted:
+            await self._answered_or_gone()
         if self.phase in (_CONNECTING, _DENYING) or self._denial is not None:
-            if not self.exchange.aborted and self.phase != _OVER:
+            if self.phase == _DENYING:
                 await self.exchange.wait_disconnect()
             return {"type": "websocket.disconnect", "code": _ABNORMAL, "reason": ""}
         message = await self.half.receive()
@@ -117,6 +124,19 @@ class Session:
             }
         kind = "text" if isinstance(message, str) else "bytes"
         return {"type": "websocket.receive", kind: message}
+
+    async def _answered_or_gone(self) -> None:
+        """Wait until another task has answered, or the client has gone."""
+        import asyncio
+
+        self._answered = asyncio.Event()
+        gone = asyncio.ensure_future(self.exchange.wait_disconnect())
+        answered = asyncio.ensure_future(self._answered.wait())
+        try:
+            await asyncio.wait((gone, answered), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            answered.cancel()
 
     async def send(self, event: "Event") -> None:
         """Take one event; raise to the application what is wrong with it."""
@@ -138,6 +158,8 @@ class Session:
                 self.phase = _OVER
         else:
             raise ApplicationError(f"sent {kind!r} where {phase} is due")
+        if self._answered is not None and self.phase != _CONNECTING:
+            self._answered.set()
 
     async def _accept(self, event: "Event") -> None:
         chosen = event.get("subprotocol")

@@ -128,6 +128,7 @@ _CHUNK = re.compile(
     rb"(?:;[%(t)b]+(?:=(?:[%(t)b]+|\"[\t !\x23-\x5b\x5d-\x7e\x80-\xff]*\"))?)*\r\n"
     % {b"t": _TCHAR.encode()}
 )
+_BLANKS = re.compile(rb"[\t ]+(?=\r\n)")
 _DISGUISED = re.compile(rb"(?im)^upgrade(?=:)")
 
 METHODS = frozenset(
@@ -135,7 +136,7 @@ METHODS = frozenset(
     MKCOL MOVE NOTIFY OPTIONS PATCH POST PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH
     SOURCE SUBSCRIBE TRACE UNBIND UNLINK UNLOCK UNSUBSCRIBE""".split()
 )
-"""The methods that llhttp knows in HTTP/1, but CONNECT. Any other is answered with 501."""
+"""The methods that llhttp knows in HTTP/1, but CONNECT."""
 
 _TOKEN_BYTES = frozenset(
     b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -400,6 +401,11 @@ class Parser:
         state = self._state
         return state < _HELD and (state != _HEAD or len(self._buffer) > 0)
 
+    @property
+    def announced(self) -> int:
+        """How many bytes of a body are to come as far as is known: of one in chunks, of this one."""
+        return self._left if self._state in (_LENGTH_BODY, _CHUNK_DATA) else 0
+
     def receive(self, data: bytes) -> None:
         """Take *data* from the client."""
         state = self._state
@@ -468,7 +474,8 @@ class Parser:
             method, target, version = the_request.split(" ")
             text = block[len(the_request) - len(version) : end].decode("latin-1")
             said = _read_block(text, target, _odd_fields(text))
-            self._begin(method, target, the_request, said, block[:end])
+            # llhttp sees values without the blanks behind them, as everybody is to read them.
+            self._begin(method, target, the_request, said, _BLANKS.sub(b"", block[:end]))
         return block[end:]
 
     def _parse(self, data: bytes) -> None:
@@ -588,7 +595,8 @@ class Parser:
         """Give llhttp the head that is *block*, and then out."""
         self._the_request = the_request
         if method not in METHODS:
-            raise _Refused(f"method {method} is unknown", NOT_IMPLEMENTED)
+            # No method but CONNECT bears on the framing, and llhttp refuses those it does not know.
+            block = b"POST" + block[len(method) :]
         length, upgrade = said.length, said.upgrade
         if said.disguised:
             # llhttp would take all that follows, and a body too, for another protocol.

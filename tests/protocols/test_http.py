@@ -181,10 +181,6 @@ REFUSED = {
     "expectation": (417, request(b"Expect: 200-ok")),
     "expectation twice": (417, request(b"Expect: 100-continue", b"Expect: 100-continue")),
     "HTTP/2 preface": (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-    "unknown method": (501, request(line=b"FOO / HTTP/1.1")),
-    "begun method": (501, request(line=b"GETS / HTTP/1.1")),
-    "small method": (501, request(line=b"get / HTTP/1.1")),
-    "RTSP's method": (501, request(line=b"ANNOUNCE / HTTP/1.1")),
     # H11
     "long line": (414, b"GET /%b HTTP/1.1\r\n" % (b"a" * 187)),
     "long line without end": (414, b"GET /" + b"a" * 197),

@@ -243,9 +243,10 @@ def _before_user(r: Request) -> int:
     """access_checker_ex: OK when nobody need say who he is, DECLINED when that could help."""
     config: Config = r.per_dir_config[authz_core_module]
     if config.section is None:
-        if auth_type(r) is not None:
-            r.log("AuthType configured with no corresponding authorization directives", "info")
-        return OK
+        if auth_type(r) is None:
+            return OK
+        r.log("AuthType configured with no corresponding authorization directives")
+        return 500
     found = config.section.decide(r)
     if found == GRANTED:
         return OK

@@ -196,7 +196,7 @@ class Program:
     def __init__(self, command: list[str], timeout: float, *, log_stderr: bool) -> None:
         self._command = command
         self._timeout = timeout
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - the configuration names it
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

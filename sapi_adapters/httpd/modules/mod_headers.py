@@ -5,9 +5,9 @@ RequestHeader is applied last in the fix-ups, Header when the response passes on
 ``headers_out``. The pages of the server's own for errors have only the first; what an application
 or an ErrorDocument answers has both. The two tables are apart, so a field can be in both of them.
 
-Values have ``%t``, ``%D``, ``%{NAME}e`` and ``%%``, or a ``%`` at the end. A value that comes out with control characters
-(a variable may have what the client sent) is not used, and the log says so. Left out: ``early``,
-``expr=``, ``%l``, ``%i``, ``%b`` and ``%{NAME}s``.
+Values have ``%t``, ``%D``, ``%{NAME}e`` and ``%%``, or a ``%`` at the end. A value that comes out
+with control characters (a variable may have what the client sent) is not used, and the log says
+so. Left out: ``early``, ``expr=``, ``%l``, ``%i``, ``%b`` and ``%{NAME}s``.
 """
 
 from __future__ import annotations

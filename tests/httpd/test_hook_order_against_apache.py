@@ -1,0 +1,295 @@
+"""The hooks that a request passes are those of Apache httpd, in its order.
+
+mod_log_debug writes the trace on both servers, from one configuration. docs/hooks.md has the
+table: it is made of Apache's traces by ``python tests/httpd/test_hook_order_against_apache.py``,
+Apache is held against it where it is installed, and the host everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "interop")]
+
+from httpd.apache_beside import apache
+from httpd.hosting import Hosted, hosting
+from serving import until
+
+PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
+MODULES = (
+    *("log_debug", "authz_core", "authz_host", "authz_user", "authn_core", "authn_file"),
+    *("auth_basic", "alias", "dir", "cgi"),
+)
+CONFIGURATION = (
+    "".join(f"LoadModule {name}_module modules/mod_{name}.so\n" for name in MODULES)
+    + """LogLevel debug
+DocumentRoot {site}
+LogMessage "%{{REQUEST_URI}}" hook=all
+<Directory {site}/denied>
+    Require all denied
+</Directory>
+<Directory {site}/private>
+    AuthType Basic
+    AuthName private
+    AuthBasicProvider file
+    AuthUserFile {site}/../users
+    Require valid-user
+</Directory>
+<Directory {site}/some>
+    AuthType Basic
+    AuthName some
+    AuthBasicProvider file
+    AuthUserFile {site}/../users
+    Require user bob
+</Directory>
+<Directory {site}/listed>
+    DirectoryIndex missing.html index.html
+</Directory>
+<Directory {site}/listed-denied>
+    DirectoryIndex index.html
+    <Files index.html>
+        Require all denied
+    </Files>
+</Directory>
+<Directory {site}/bare>
+    DirectoryIndex disabled
+</Directory>
+<Directory {site}/fallback>
+    FallbackResource /plain.txt
+</Directory>
+<Location /gone/page>
+    ErrorDocument 404 /errors/missing.html
+</Location>
+<Location /gone/text>
+    ErrorDocument 404 "it is not here"
+</Location>
+<Location /gone/elsewhere>
+    ErrorDocument 404 http://localhost/elsewhere
+</Location>
+<Location /gone/twice>
+    ErrorDocument 404 /errors/none.html
+</Location>
+<Location /denied/page>
+    ErrorDocument 403 /errors/missing.html
+</Location>
+<Location /private/page>
+    ErrorDocument 401 /errors/missing.html
+</Location>
+<Location /unhandled>
+    SetHandler nobody
+</Location>
+Redirect 302 /old /plain.txt
+Redirect gone /past
+Alias /alias {site}/plain.txt
+ScriptAlias /cgi/ {site}/../cgi/
+"""
+)
+FILES = (
+    *("plain.txt", "denied/a.txt", "private/a.txt", "some/a.txt", "listed/index.html"),
+    *("listed-denied/index.html", "bare/a.txt", "errors/missing.html", "fallback/a.txt"),
+)
+CGI = {
+    "hello": "printf 'Content-Type: text/plain\\n\\nhello\\n'",
+    "local": "printf 'Location: /plain.txt\\n\\n'",
+    "away": "printf 'Location: http://localhost/\\n\\n'",
+    "missing": "printf 'Status: 404 Not Found\\nContent-Type: text/plain\\n\\nnone\\n'",
+    "broken": "exit 1",
+}
+
+
+class Asked(NamedTuple):
+    """A request, and what it is to show."""
+
+    what: str
+    target: str
+    method: str = "GET"
+    fields: str = ""
+
+
+USER = "Authorization: Basic YWxpY2U6c2VjcmV0"  # alice:secret
+WRONG = "Authorization: Basic YWxpY2U6d3Jvbmc="  # alice:wrong
+REQUESTS = (
+    Asked("a file", "/plain.txt"),
+    Asked("its head", "/plain.txt", "HEAD"),
+    Asked("a part of it", "/plain.txt", fields="Range: bytes=0-1"),
+    Asked("a part that is not there", "/plain.txt", fields="Range: bytes=99-"),
+    Asked("only if it has changed", "/plain.txt", fields="If-None-Match: *"),
+    Asked("only if it is the same", "/plain.txt", fields='If-Match: "other"'),
+    Asked("with a query", "/plain.txt?a=b"),
+    Asked("its methods", "/plain.txt", "OPTIONS"),
+    Asked("the server's methods", "*", "OPTIONS"),
+    Asked("a method that files do not take", "/plain.txt", "DELETE"),
+    Asked("dots and slashes", "/listed/.//../plain.txt"),
+    Asked("above the root", "/../plain.txt"),
+    Asked("an encoded slash", "/listed%2findex.html"),
+    Asked("an encoded NUL", "/plain.txt%00"),
+    Asked("an encoded letter", "/pl%61in.txt"),
+    Asked("a wrong escape", "/plain%zz"),
+    Asked("a path behind a file", "/plain.txt/more"),
+    Asked("Alias", "/alias"),
+    Asked("no such file", "/none.txt"),
+    Asked("a handler that nobody has", "/unhandled"),
+    Asked("Redirect", "/old/a"),
+    Asked("Redirect gone", "/past"),
+    Asked("a directory without its slash", "/listed"),
+    Asked("a directory with an index", "/listed/"),
+    Asked("the same, only the head", "/listed/", "HEAD"),
+    Asked("a directory whose index is forbidden", "/listed-denied/"),
+    Asked("a directory without an index", "/bare/"),
+    Asked("FallbackResource", "/fallback/none"),
+    Asked("Require all denied", "/denied/a.txt"),
+    Asked("no password", "/private/a.txt"),
+    Asked("a wrong password", "/private/a.txt", fields=WRONG),
+    Asked("the password", "/private/a.txt", fields=USER),
+    Asked("the password of somebody else", "/some/a.txt", fields=USER),
+    Asked("a password that nobody asked for", "/plain.txt", fields=USER),
+    Asked("ErrorDocument, a local path", "/gone/page"),
+    Asked("the same, only the head", "/gone/page", "HEAD"),
+    Asked("ErrorDocument, a text", "/gone/text"),
+    Asked("ErrorDocument, a URL", "/gone/elsewhere"),
+    Asked("ErrorDocument that is missing itself", "/gone/twice"),
+    Asked("ErrorDocument for 403", "/denied/page"),
+    Asked("ErrorDocument for 401", "/private/page"),
+    Asked("a CGI program", "/cgi/hello"),
+    Asked("with a path behind it", "/cgi/hello/more"),
+    Asked("its local redirect", "/cgi/local"),
+    Asked("its redirect", "/cgi/away"),
+    Asked("its own 404", "/cgi/missing"),
+    Asked("a CGI program without an answer", "/cgi/broken"),
+    Asked("no such CGI program", "/cgi/none"),
+)
+_LINE = re.compile(r"\] (\S+) \((\w+) hook, ")
+
+Traces = dict[Asked, tuple[int, list[tuple[str, str]]]]
+"""The status and the trace, pairs of URI and hook, of each request."""
+
+
+def make_site(folder: Path) -> str:
+    """Make the files below *folder*; return the configuration."""
+    site = folder / "site"
+    for name in FILES:
+        path = site / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{name}\n")
+    (folder / "cgi").mkdir()
+    for name, script in CGI.items():
+        path = folder / "cgi" / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    (folder / "users").write_text("alice:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n")  # secret
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
+    return CONFIGURATION.format(site=site.resolve())
+
+
+def trace(server: Hosted, asked: Asked) -> tuple[int, list[tuple[str, str]]]:
+    """Return the status of the answer and what was logged until the request was over."""
+    before = len(server.log)
+    fields = dict([asked.fields.split(": ", 1)] if asked.fields else [])
+    answer = server.request(asked.method, asked.target, headers=fields)
+
+    def found() -> list[tuple[str, str]]:
+        return [(match[1], match[2]) for match in _LINE.finditer(server.log[before:])]
+
+    until(lambda: any(hook == "log_transaction" for _, hook in found()), what=str(asked))
+    return answer.status, found()
+
+
+def traces(server: Hosted) -> Traces:
+    """Return those of every request."""
+    return {asked: trace(server, asked) for asked in REQUESTS}
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+
+def rows(found: Traces) -> list[str]:
+    """Return the lines of the table."""
+    lines = ["| request | | status | hooks |", "| --- | --- | --- | --- |"]
+    for asked, (status, passed) in found.items():
+        steps = [
+            f"`{uri}` {', '.join(hook for _, hook in hooks)}"
+            for uri, hooks in groupby(passed, key=lambda step: step[0])
+        ]
+        request = f"`{asked.method} {asked.target}`"
+        if asked.fields:
+            request += f" `{asked.fields}`"
+        lines.append(f"| {asked.what} | {request} | {status} | {'<br>'.join(steps)} |")
+    return lines
+
+
+def documented() -> list[str]:
+    """Return the lines of the table in the page."""
+    text = PAGE.read_text()
+    return text.partition("<!-- table -->\n")[2].partition("<!-- end -->\n")[0].splitlines()
+
+
+def compare(found: Traces) -> None:
+    """Compare *found* with the page."""
+    now, then = rows(found), documented()
+    assert len(now) == len(then)
+    different = [f"{a}\n  not {b}" for a, b in zip(now, then, strict=True) if a != b]
+    assert not different, "\n".join(different)
+
+
+@pytest.fixture(scope="module")
+def configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    folder = tmp_path_factory.mktemp("hooks")
+    yield folder, make_site(folder)
+
+
+def test_apache_does_what_the_page_says(configuration: tuple[Path, str]) -> None:
+    folder, text = configuration
+    with apache(folder / "apache", text) as server:
+        compare(traces(server))
+
+
+@pytest.mark.parametrize("mpm", ["prefork", "worker", "event"])
+def test_the_host_does_what_apache_does(configuration: tuple[Path, str], mpm: str) -> None:
+    pytest.importorskip("bcrypt", reason="passwords are the work of sapi_adapters[auth]")
+    folder, text = configuration
+    (folder / mpm).mkdir()
+    with hosting(folder / mpm, text, mpm) as server:
+        compare(traces(server))
+
+
+def test_the_page_tells_of_every_hook_and_phase() -> None:
+    from sapi_adapters.httpd.hooks import HOOKS
+
+    text = PAGE.read_text()
+    for name, kind in HOOKS.items():
+        assert re.search(rf"^\| .*`{name}`.* \| {kind} \|", text, re.M), name
+
+
+# -- making it ------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the table into the page, from Apache; with an argument only show the host's."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        text = make_site(folder)
+        if arguments:
+            (folder / "host").mkdir()
+            with hosting(folder / "host", text, arguments[0]) as server:
+                print("\n".join(rows(traces(server))))  # noqa: T201
+            return
+        with apache(folder / "apache", text) as server:
+            made = "\n".join(rows(traces(server)))
+        head, _, rest = PAGE.read_text().partition("<!-- table -->\n")
+        tail = rest.partition("<!-- end -->\n")[2]
+        PAGE.write_text(f"{head}<!-- table -->\n{made}\n<!-- end -->\n{tail}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
