@@ -6,11 +6,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 DEBIAN = nginx apache2 libapache2-mod-fcgid lighttpd haproxy caddy spawn-fcgi libfcgi-bin systemd \
-	php-fpm chromium libfaketime acl
+	php-fpm chromium libfaketime acl apache2-utils
 
 # What coverage is asked of, and runs one by one; what tries real process trees to their limits.
 COVERED = tests/gateways tests/protocols tests/core tests/conformance tests/servers
-REST = tests/manager tests/shape tests/examples
+REST = tests/manager tests/httpd tests/shape tests/examples
 PYTEST = $(BIN)/pytest -q
 
 .PHONY: test check lint unit coverage rest slow versions interop demo servers clean

@@ -35,7 +35,9 @@ _SECRET = re.compile(
     r"|(^|[_.-])(pass|pwd|pw|sig|csrf|jwt|otp|pin)([_.-]|$)",
     re.IGNORECASE,
 )
-_NO_SECRET = frozenset(("AUTH_TYPE", "PWD", "OLDPWD", "SSH_AUTH_SOCK", "XDG_SESSION_TYPE", "XDG_SESSION_ID"))
+_NO_SECRET = frozenset(
+    ("AUTH_TYPE", "PWD", "OLDPWD", "SSH_AUTH_SOCK", "XDG_SESSION_TYPE", "XDG_SESSION_ID")
+)
 _PAIR = re.compile(r"([\w.%\[\]-]+)=([^&;\s\"']+)")
 _LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)
 _MASK = "•••••"
@@ -315,6 +317,7 @@ def page(title: str, about: str, found: Sequence[Section], links: str = "") -> s
         "contents": "".join(
             f'<li><a href="#part{n}">{html.escape(each.title)}</a></li>'
             for n, each in enumerate(found)
+            if ": " not in each.title  # what belongs to the part before it
         ),
         "sections": "\n".join(_table(n, each) for n, each in enumerate(found)),
     }

@@ -403,7 +403,7 @@ class Parser:
 
     @property
     def announced(self) -> int:
-        """How many bytes of a body are to come as far as is known: of one in chunks, of this one."""
+        """How many bytes of a body, or of the chunk it is at, are known to be still to come."""
         return self._left if self._state in (_LENGTH_BODY, _CHUNK_DATA) else 0
 
     def receive(self, data: bytes) -> None:
@@ -556,6 +556,8 @@ class Parser:
             elif line == "\r\n":
                 return True
             else:
+                if not line.endswith("\r\n"):
+                    raise _Refused("a line ends with a bare LF")
                 if self._count >= self.limits.fields + head:
                     raise _Refused("too many fields", FIELDS_TOO_LARGE)
                 if _FIELD.fullmatch(line) is None:

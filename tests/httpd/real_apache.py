@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fronts import APACHE_MODULES, AS_WWW_DATA, find
-from hosting import free_port
+from httpd.hosting import free_port
 from processes import Process
 
 

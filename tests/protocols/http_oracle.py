@@ -74,8 +74,6 @@ class Oracle:
             name, colon, value = line.partition(b":")
             need(colon and all_of(name, TCHAR) and all_of(value or b" ", TEXT))
             fields.append((name.decode("ascii"), value.strip(b"\t ").decode("latin-1")))
-            if name.lower() == b"transfer-encoding":
-                self.tab = value.endswith(b"\t")
         return fields
 
     def request(self) -> bool:
