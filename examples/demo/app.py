@@ -180,8 +180,8 @@ code, td, .steps small { font-family: ui-monospace, "Cascadia Code", "SF Mono", 
   "DejaVu Sans Mono", monospace; }
 .lead { color: var(--soft); font-size: 1.0625rem; max-width: 42rem; margin: 0; }
 nav { display: flex; flex-wrap: wrap; gap: .5rem; margin-top: 1.25rem; }
-nav a { padding: .375rem .875rem; border-radius: 99rem; border: 1px solid transparent; background: var(--accent-soft);
-  text-decoration: none; font-size: .9375rem; }
+nav a { padding: .375rem .875rem; border-radius: 99rem; border: 1px solid transparent;
+  background: var(--accent-soft); text-decoration: none; font-size: .9375rem; }
 nav a:hover, a:focus-visible, summary:focus-visible, button:focus-visible {
   outline: 2px solid var(--accent); outline-offset: 2px; }
 nav .host { background: none; border-color: var(--line); }

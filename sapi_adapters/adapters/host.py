@@ -252,7 +252,7 @@ class HostSapi(ServerSapi):
             ]
         if self._info:
             lines += ["<Location /server-info>", "    SetHandler server-info", "</Location>"]
-        if self._log_to is not None and "log_config" in self._modules():
+        if self._log_to not in (None, "off") and "log_config" in self._modules():
             target = "/dev/stderr" if self._log_to == "-" else self._log_to
             lines += [f"CustomLog {quote(target)} combined"]
         return "\n".join(lines) + "\n"

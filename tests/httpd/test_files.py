@@ -108,6 +108,16 @@ FILES = (
 )  # fmt: skip
 
 
+def of_somebody_else(folder: Path) -> Path:
+    """Return a file that belongs to another user."""
+    path = Path("/etc/hostname")
+    if os.getuid() == 0:
+        path = folder / "of-nobody"
+        path.write_bytes(b"x")
+        os.chown(path, 65534, 65534)
+    return path
+
+
 def make_site(folder: Path) -> None:
     """Make the files, all of the same old time."""
     for name in FILES:
@@ -121,7 +131,7 @@ def make_site(folder: Path) -> None:
     os.utime(folder / "www/new.txt", (later, later))
     for name in ("linked", "owned", "inode"):
         (folder / f"www/{name}/link").symlink_to(folder / "www/a.txt")
-    (folder / "www/owned/alien").symlink_to("/etc/hostname")
+    (folder / "www/owned/alien").symlink_to(of_somebody_else(folder))
     (folder / "www/way").symlink_to(folder / "www/sub")
     (folder / "files_app.py").write_text(APP)
 
@@ -439,13 +449,7 @@ def test_a_link_that_was_put_in_the_way_is_not_followed(way: str, tmp_path: Path
 
 def test_links_of_another_owner_are_not_followed(tmp_path: Path) -> None:
     tmp_path = tmp_path.resolve()
-    if os.stat("/etc/hostname").st_uid == os.getuid() == 0:
-        (tmp_path / "alien").write_bytes(b"x")
-        os.chown(tmp_path / "alien", 65534, 65534)
-        target: Path = tmp_path / "alien"
-    else:
-        target = Path("/etc/hostname")
-    (tmp_path / "link").symlink_to(target)
+    (tmp_path / "link").symlink_to(of_somebody_else(tmp_path))
     with pytest.raises(OSError) as caught:
         read(tmp_path / "link", OWNER)
     assert caught.value.errno == 40

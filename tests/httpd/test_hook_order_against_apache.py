@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -141,7 +141,7 @@ REQUESTS = (
     Asked("Redirect gone", "/past"),
     Asked("a directory without its slash", "/listed"),
     Asked("a directory with an index", "/listed/"),
-    Asked("the same, only the head", "/listed/", "HEAD"),
+    Asked("the head of an index", "/listed/", "HEAD"),
     Asked("a directory whose index is forbidden", "/listed-denied/"),
     Asked("a directory without an index", "/bare/"),
     Asked("FallbackResource", "/fallback/none"),
@@ -152,7 +152,7 @@ REQUESTS = (
     Asked("the password of somebody else", "/some/a.txt", fields=USER),
     Asked("a password that nobody asked for", "/plain.txt", fields=USER),
     Asked("ErrorDocument, a local path", "/gone/page"),
-    Asked("the same, only the head", "/gone/page", "HEAD"),
+    Asked("ErrorDocument for HEAD", "/gone/page", "HEAD"),
     Asked("ErrorDocument, a text", "/gone/text"),
     Asked("ErrorDocument, a URL", "/gone/elsewhere"),
     Asked("ErrorDocument that is missing itself", "/gone/twice"),
@@ -166,6 +166,17 @@ REQUESTS = (
     Asked("a CGI program without an answer", "/cgi/broken"),
     Asked("no such CGI program", "/cgi/none"),
 )
+_WALK = "an index that is missing is looked for with the access that the directory was given"
+_AS_IT_CAME = "a URI that is refused stays as it came; Apache's is decoded by then"
+DIFFERENCES = {
+    "above the root": _AS_IT_CAME,
+    "an encoded slash": _AS_IT_CAME,
+    "an encoded NUL": "400, as it is no path; and the URI stays as it came",
+    "a directory with an index": _WALK,
+    "the head of an index": _WALK,
+    "a directory without an index": "403, as the directory is there",
+}
+"""Requests that the host serves otherwise -> why."""
 _LINE = re.compile(r"\] (\S+) \((\w+) hook, ")
 
 Traces = dict[Asked, tuple[int, list[tuple[str, str]]]]
@@ -211,33 +222,50 @@ def traces(server: Hosted) -> Traces:
 # -- the table ------------------------------------------------------------------------------------
 
 
-def rows(found: Traces) -> list[str]:
-    """Return the lines of the table."""
-    lines = ["| request | | status | hooks |", "| --- | --- | --- | --- |"]
-    for asked, (status, passed) in found.items():
-        steps = [
-            f"`{uri}` {', '.join(hook for _, hook in hooks)}"
-            for uri, hooks in groupby(passed, key=lambda step: step[0])
-        ]
-        request = f"`{asked.method} {asked.target}`"
-        if asked.fields:
-            request += f" `{asked.fields}`"
-        lines.append(f"| {asked.what} | {request} | {status} | {'<br>'.join(steps)} |")
-    return lines
+def row(asked: Asked, status: int, passed: list[tuple[str, str]]) -> str:
+    """Return a line of the table; its first column is what is asked for."""
+    steps = [
+        f"`{uri}` {', '.join(hook for _, hook in hooks)}"
+        for uri, hooks in groupby(passed, key=lambda step: step[0])
+    ]
+    request = f"`{asked.method} {asked.target}`"
+    if asked.fields:
+        request += f" `{asked.fields}`"
+    return f"| {asked.what} | {request} | {status} | {'<br>'.join(steps)} |"
 
 
-def documented() -> list[str]:
-    """Return the lines of the table in the page."""
-    text = PAGE.read_text()
-    return text.partition("<!-- table -->\n")[2].partition("<!-- end -->\n")[0].splitlines()
+def rows(found: Traces) -> dict[str, str]:
+    """Return the lines of the table by what is asked for."""
+    return {asked.what: row(asked, *told) for asked, told in found.items()}
 
 
-def compare(found: Traces) -> None:
-    """Compare *found* with the page."""
-    now, then = rows(found), documented()
-    assert len(now) == len(then)
-    different = [f"{a}\n  not {b}" for a, b in zip(now, then, strict=True) if a != b]
+def documented(table: str) -> dict[str, str]:
+    """Return the lines of a table of the page, ``"apache"`` or ``"host"``."""
+    _, _, rest = PAGE.read_text().partition(f"<!-- {table} -->\n")
+    lines = rest.partition("<!-- end -->\n")[0].splitlines()[2:]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+
+
+def compare(found: dict[str, str], said: dict[str, str]) -> None:
+    """Compare the lines *found* with those of the page."""
+    assert list(found) == list(said)
+    different = [
+        f"{found[what]}\n  not {said[what]}" for what in found if found[what] != said[what]
+    ]
     assert not different, "\n".join(different)
+
+
+def expected() -> dict[str, str]:
+    """Return what the host is to do: Apache's table, but for the differences."""
+    other = documented("host")
+    assert other.keys() == DIFFERENCES.keys()
+    said = documented("apache")
+    for what, line in other.items():
+        line, _, why = line.removesuffix(" |").rpartition(" | ")
+        assert why == DIFFERENCES[what]
+        assert f"{line} |" != said[what], f"{what} is no difference"
+        said[what] = f"{line} |"
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +277,7 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pa
 def test_apache_does_what_the_page_says(configuration: tuple[Path, str]) -> None:
     folder, text = configuration
     with apache(folder / "apache", text) as server:
-        compare(traces(server))
+        compare(rows(traces(server)), documented("apache"))
 
 
 @pytest.mark.parametrize("mpm", ["prefork", "worker", "event"])
@@ -258,7 +286,7 @@ def test_the_host_does_what_apache_does(configuration: tuple[Path, str], mpm: st
     folder, text = configuration
     (folder / mpm).mkdir()
     with hosting(folder / mpm, text, mpm) as server:
-        compare(traces(server))
+        compare(rows(traces(server)), expected())
 
 
 def test_the_page_tells_of_every_hook_and_phase() -> None:
@@ -273,22 +301,35 @@ def test_the_page_tells_of_every_hook_and_phase() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the table into the page, from Apache; with an argument only show the host's."""
+    """Write the tables into the page; with an argument only show the host's lines that differ."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         text = make_site(folder)
+        (folder / "host").mkdir()
+        with hosting(folder / "host", text) as server:
+            ours = rows(traces(server))
         if arguments:
-            (folder / "host").mkdir()
-            with hosting(folder / "host", text, arguments[0]) as server:
-                print("\n".join(rows(traces(server))))  # noqa: T201
+            said = documented("apache")
+            print("\n".join(line for what, line in ours.items() if line != said.get(what)))
             return
         with apache(folder / "apache", text) as server:
-            made = "\n".join(rows(traces(server)))
-        head, _, rest = PAGE.read_text().partition("<!-- table -->\n")
-        tail = rest.partition("<!-- end -->\n")[2]
-        PAGE.write_text(f"{head}<!-- table -->\n{made}\n<!-- end -->\n{tail}")
+            theirs = rows(traces(server))
+    _write(
+        "apache", ["| request | | status | hooks |", "| --- | --- | --- | --- |"], theirs.values()
+    )
+    differing = [f"{ours[what]} {why} |" for what, why in DIFFERENCES.items()]
+    head = ["| request | | status | hooks | why |", "| --- | --- | --- | --- | --- |"]
+    _write("host", head, differing)
+
+
+def _write(table: str, head: list[str], lines: Iterable[str]) -> None:
+    mark = f"<!-- {table} -->\n"
+    before, _, rest = PAGE.read_text().partition(mark)
+    after = rest.partition("<!-- end -->\n")[2]
+    body = "".join(f"{line}\n" for line in (*head, *lines))
+    PAGE.write_text(f"{before}{mark}{body}<!-- end -->\n{after}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosting import free_port, hosting
+from httpd.hosting import free_port, hosting
 from serving import until
 
 from sapi_adapters.httpd.host import Host
@@ -25,7 +25,7 @@ LOAD = "LoadModule log_config_module mod_log_config\n"
 
 class _Body:
     taken = 12
-    trailers = [("Sum", "1b2c")]
+    trailers = (("Sum", "1b2c"),)
 
 
 class _Transport:
@@ -107,11 +107,10 @@ TOKENS = {
     "%{sum}^ti": "1b2c",
     "100%% {sure}\\t\\\\": "100% {sure}\t\\",
     "%200,304{VAR}e %404{VAR}e %!200{VAR}e %!404,500{VAR}e": "value - - value",
-    "caf\u00e9 %m": "cafe\u0301",
 }
 
 
-@pytest.mark.parametrize("format", [each for each in TOKENS if each.isascii()])
+@pytest.mark.parametrize("format", TOKENS)
 def test_tokens(logged: Any, format: str) -> None:
     assert logged(format) == TOKENS[format]
 
@@ -197,7 +196,9 @@ def test_an_unknown_nickname_is_warned_about(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_opened_stops_the_start(tmp_path: Path) -> None:
     host = Host(text=f"{LOAD}CustomLog no/such/log common\n", root=str(tmp_path))
     host.configure()
-    with pytest.raises(ConfigurationError, match="cannot open the log .*no/such/log: No such file"):
+    with pytest.raises(
+        ConfigurationError, match=r"cannot open the log .*no/such/log: No such file"
+    ):
         host.open()
     host.destroy()
 
@@ -230,16 +231,18 @@ def test_a_log_that_takes_lines_again_says_what_it_lacks(tmp_path: Path) -> None
         for _ in range(1000):
             sink.write(line)  # nobody reads: it must not wait
         assert 0 < sink.dropped < 1000
-        lost = sink.dropped
-        taken = b""
-        while len(taken) < (1000 - lost) * 1000:
-            taken += os.read(reader, 65536)
-        assert taken == line * (1000 - lost)
+        taken = os.read(reader, 1 << 20)
         sink.write(b"again\n")
-        note, again = os.read(reader, 65536).decode().splitlines()
-        assert re.fullmatch(rf"# .* {lost} lines of this log were dropped: .*unavailable", note)
-        assert again == "again"
-        assert said[1:] == [f"{fifo} takes lines again; {lost} were dropped"]
+        *lines, again = (taken + os.read(reader, 1 << 20)).splitlines(keepends=True)
+        notes = [each for each in lines if each.startswith(b"#")]
+        assert again == b"again\n" and len(lines) - len(notes) == 1000 - sink.dropped
+        assert {each for each in lines if each not in notes} == {line}
+        lost = [
+            int(re.findall(rb"# .* (\d+) lines of this log were dropped: .*unavailable", each)[0])
+            for each in notes
+        ]
+        assert sum(lost) == sink.dropped and lost
+        assert said[-1] == f"{fifo} takes lines again; {lost[-1]} were dropped"
     finally:
         os.close(reader)
         sink.close()
@@ -285,26 +288,19 @@ def test_requests_are_logged(tmp_path: Path, mpm: str) -> None:
         size = int(lines_of(tmp_path / "short.log", 1)[0].split()[4])
         host.request("HEAD", "/page.txt")
         host.get("/none")
-        with host.connect() if hasattr(host.connect(), "__enter__") else _raw(host) as wire:
-            wire.sendall(b"BAD\r\n\r\n")
-            while wire.recv(4096):
-                pass
+        asked(host.port, b"BAD\r\n\r\n")
         short = lines_of(tmp_path / "short.log", 4)
     assert short[0] == f'GET /page.txt 200 6 {size} \\"q\\"'
     assert size > 6 + len("HTTP/1.1 200 OK")
     assert re.fullmatch(r"HEAD /page.txt 200 0 \d+ -", short[1])
-    assert re.fullmatch(r"GET /none 404 [1-9]\d+ \d+ -", short[2])
-    assert " 400 " in short[3]
+    assert any(re.fullmatch(r"GET /none 404 [1-9]\d+ \d+ -", each) for each in short)
+    assert any(" 400 " in each for each in short)
     stamp = r"\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
     common = rf'127\.0\.0\.1 - - {stamp} "GET /page.txt HTTP/1.1" 200 6'
     assert re.fullmatch(common, (tmp_path / "common.log").read_text().splitlines()[0])
     combined = (tmp_path / "combined.log").read_text().splitlines()
     assert re.fullmatch(common + ' "/from" "me"', combined[0])
     assert combined[1].endswith('200 - "-" "-"')
-
-
-def _raw(host: Any) -> socket.socket:
-    return socket.create_connection(host.address, timeout=20)
 
 
 def test_an_error_document_shows_both_statuses(tmp_path: Path) -> None:
@@ -419,7 +415,7 @@ LINE = (
 )
 REQUESTS = [
     b"GET /page.txt HTTP/1.1\r\nHost: other\r\nX: plain\r\nCookie: b=2; a=1\r\n\r\n",
-    b'GET /page.txt?a"b HTTP/1.0\r\nX: q"uo\\te\ttab\xe9\x7f\r\n\r\n',
+    b'GET /page.txt?a%22b HTTP/1.0\r\nX: q"uo\\te\ttab\xe9\r\n\r\n',
     b"HEAD /no%22%5c%c3%a9?x HTTP/1.1\r\nHost: Other:80\r\nX: \xc3\xa9\r\n\r\n",
 ]
 
@@ -434,7 +430,7 @@ def asked(port: int, request: bytes) -> None:
 
 @pytest.mark.skipif(APACHE is None, reason="apt-get install apache2")
 def test_lines_are_apaches(tmp_path: Path) -> None:
-    """The same requests give the same lines, but for control characters that Apache refuses."""
+    """The same requests give the same lines."""
     root = tmp_path / "root"
     root.mkdir()
     (root / "page.txt").write_text("hello\n")
@@ -451,7 +447,7 @@ def test_lines_are_apaches(tmp_path: Path) -> None:
             f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"
             for name in ("mpm_prefork", "mime", "authz_core")
         )
-        + "StartServers 1\nAddType text/plain .txt\nHttpProtocolOptions Unsafe\n"
+        + "StartServers 1\nAddType text/plain .txt\n"
         + common.replace("%s", "theirs", 1)
     )
     apache = subprocess.Popen(

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import words
-from ..filters import CONTENT_SET, Brigade, Filter, OutputFilter
+from ..filters import PROTOCOL, Brigade, Filter, OutputFilter
 from ..hooks import DECLINED, LAST, OK
 from ..module import ACCESS_CONF, OR_FILEINFO, RAW_ARGS, RSRC_CONF, Command, Module, Settings
 from .expansion import expand, pattern
@@ -317,9 +317,10 @@ def _out_with_error(f: Filter, brigade: Brigade) -> None:
 
 
 FILTERS = (
-    OutputFilter("fixup_headers_out", _out, CONTENT_SET),
-    OutputFilter("fixup_headers_err", _out_with_error, CONTENT_SET),
+    OutputFilter("fixup_headers_out", _out, PROTOCOL - 1),
+    OutputFilter("fixup_headers_err", _out_with_error, PROTOCOL - 1),
 )
+"""After all that change the content, and with it the head; Apache has them among these."""
 
 
 def _check(host: Host) -> int:

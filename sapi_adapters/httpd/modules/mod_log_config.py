@@ -270,7 +270,7 @@ def _time(at: time.struct_time) -> str:
     )
 
 
-_TOKEN = re.compile(r"%([!<>,0-9]*)(?:\{([^}]*)\})?([!<>,0-9]*)(\^..|.)", re.DOTALL)
+_TOKEN = re.compile(r"%([!<>,0-9]*)(?:\{([^}]*)\})?([!<>,0-9]*)(\^..|[^!<>,0-9{])", re.DOTALL)
 
 
 def parse(format: str) -> list[_Piece]:
