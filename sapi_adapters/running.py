@@ -173,14 +173,20 @@ def run_host(path: str, *, defines: Sequence[str] = ()) -> int:
 
     path = os.path.abspath(path)
     known = _defines(defines)
+    retained: dict[str, Any] = {}
 
     def configure() -> tuple[Global, list[ServerSapi]]:
-        sapi = host_from_file(path, known, _load_application)
+        sapi = host_from_file(path, known, _load_application, retained=retained)
         if sapi.pool.user or sapi.pool.chroot:
             _preload()
         return sapi.config, [sapi]
 
-    host_from_file(path, known, _load_application, pass_=1)
+    tried = host_from_file(path, known, _load_application, pass_=1, retained=retained).host
+    assert tried is not None  # noqa: S101 - it comes from a file
+    try:
+        tried.open()
+    finally:
+        tried.destroy()
     config, sapis = configure()
     return run_pools(config, sapis, configure)
 

@@ -382,6 +382,8 @@ class BaseExchange:
     post_ended: bool = False
     """The whole body has been read; ``read_post`` would give ``b""`` without waiting."""
     request_time: "float | None"
+    make_scope: "Callable[[], dict[str, Any]] | None" = None
+    """Makes the ASGI scope, where that takes less than making it of ``environ``."""
     websocket: "Any" = None
     """The connection half of a WebSocket, where the client asked for one."""
     header_handler: "Callable[[Headers], Headers] | None" = None

@@ -17,9 +17,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ..httpd.filters import EOS, FLUSH
+from ..httpd.hooks import OK
 from ..sapi import AsyncExchange, ClientDisconnected, ConfigurationError
 from ..servers.event import new_event_loop
-from .mod import ModResponse, _after
+from .mod import ModResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -125,7 +126,8 @@ class BridgedExchange(ModResponse, AsyncExchange):
     """
 
     def __init__(self, beside: Beside, sapi: Sapi, r: Request, environ: dict[str, Any]) -> None:
-        super().__init__(sapi, r, environ)
+        super().__init__(sapi, r)
+        self.environ = environ
         self._beside = beside
         self._loop = beside.loop
         self._lock = threading.Lock()
@@ -382,4 +384,4 @@ def run_beside(
         exchange.serve(cycle)
     except ClientDisconnected:
         return 0
-    return _after(exchange)
+    return OK

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..httpd.config import quote
+from ..httpd.hooks import run_void
 from ..httpd.host import Host
 from ..httpd.phases import die, finish, process_request, run_now
 from ..manager.config import DYNAMIC, STATIC, Global, Pool
@@ -67,7 +68,7 @@ class Applications:
         self._known[name, interface] = found
         return found
 
-    def get(self, host: Host, config: Config) -> tuple[Any, bool, Any]:
+    def get(self, config: Config) -> tuple[Any, bool, Any]:
         """Return the cycle of the application that *config* names, whether it is awaited, and
         the SAPI."""
         assert config.app is not None  # noqa: S101 - the caller looked
@@ -142,12 +143,11 @@ class AsyncHostGateway(HostGateway):
 
     asynchronous = True
 
-    async def __call__(self, exchange: HttpExchange) -> None:
-        """Serve the request of *exchange*."""
+    def __call__(self, exchange: HttpExchange) -> Any:
+        """Return what serves the request of *exchange*, to be awaited."""
         if exchange.refused:
-            await _answer_refused(exchange)
-        else:
-            await process_request(exchange.request)
+            return _answer_refused(exchange)
+        return process_request(exchange.request)
 
 
 async def _answer_refused(exchange: HttpExchange) -> None:
@@ -320,6 +320,8 @@ class HostSapi(ServerSapi):
         host.provided["status"] = lambda: summarize(
             board, self.pool, sapi=self.name, version=__version__
         )
+        # Under the event MPM WSGI applications run in threads beside the loop.
+        self.multithread = self.multithread or host.mpm == "event"
         host.start_child()
         gateways = self._applications.gateways
         asynchronous = host.mpm == "event" or (
@@ -327,6 +329,18 @@ class HostSapi(ServerSapi):
         )
         kind = AsyncHostGateway if asynchronous else HostGateway
         return kind(Lifespan(gateways if asynchronous else ()))
+
+    def ticker(self, worker: Worker) -> Callable[[], bool]:
+        host = self.host
+        assert host is not None  # noqa: S101 - startup() made it
+        if not host.hooks.monitor:
+            return worker.tick
+
+        def tick() -> bool:
+            run_void(host.hooks.monitor, host)
+            return worker.tick()
+
+        return tick
 
     def bind(self, gateway: Gateway) -> Callable[[Any], Any]:
         """The host itself has no request start-up: its applications have."""
@@ -373,11 +387,20 @@ class HostSapi(ServerSapi):
 
 
 def read_host(
-    file: str, defines: Mapping[str, str], log: Callable[[str, str], None] | None, pass_: int
+    file: str,
+    defines: Mapping[str, str],
+    log: Callable[[str, str], None] | None,
+    pass_: int,
+    retained: dict[str, Any] | None = None,
 ) -> Host:
     """Return the host that the configuration *file* describes."""
     host = Host(
-        file, defines=defines, root=os.path.dirname(os.path.abspath(file)), pass_=pass_, log=log
+        file,
+        defines=defines,
+        root=os.path.dirname(os.path.abspath(file)),
+        pass_=pass_,
+        log=log,
+        retained=retained,
     )
     try:
         host.configure()
@@ -392,17 +415,18 @@ def host_from_file(
     defines: Mapping[str, str],
     loader: Callable[[str, str, Any], Gateway],
     pass_: int = 2,
+    retained: dict[str, Any] | None = None,
 ) -> HostSapi:
     """Return the SAPI for the httpd.conf *path*; with *pass_* 1 only to see whether it is right."""
     warnings: list[str] = []
-    host = read_host(path, defines, lambda message, level: warnings.append(message), pass_)
+    host = read_host(
+        path, defines, lambda message, level: warnings.append(message), pass_, retained
+    )
     pool, config = Pool(name="host", sapi=HostSapi.name, app="(of the host)"), Global()
     config.pools.append(pool)
     config.warnings += warnings
     sapi = HostSapi(file=path, host=host, pool=pool, config=config, loader=loader)
     sapi.host_warnings = warnings
-    if pass_ == 1:
-        host.destroy()
     return sapi
 
 

@@ -136,7 +136,7 @@ class EventWire(Wire):
             peer, local = connection.getpeername(), connection.getsockname()
         except OSError:
             peer = local = ("", 0)
-        super().__init__(session, peer, local)
+        super().__init__(session, peer, local, upgrades=True)
         self.stream = stream
         self.server = server
         self.loop = server.loop
@@ -168,7 +168,8 @@ class EventWire(Wire):
                     self.eof_received()
                     return
             if not data:
-                self.stream.deadline = time.monotonic() + self.head_left(0)
+                if not codec.ready:  # a handshake that drips is not prolonged
+                    self.stream.deadline = time.monotonic() + self.head_left(0)
                 self.stream.watch()
                 return
         if self._upgraded is not None:
@@ -300,6 +301,8 @@ class EventWire(Wire):
         self._exchange = None
         if stream.closed or self._upgraded is not None:
             return
+        if r.upgrade is not None:
+            self.parser.resume()  # nobody took it: what follows is HTTP
         body, self._body = self._body, None
         if connection.aborted:
             stream.reset()
@@ -315,6 +318,24 @@ class EventWire(Wire):
             self._advance()
 
     # -- the transport
+
+    @property
+    def upgraded(self) -> bool:
+        """Whether the connection was given away."""
+        return self._upgraded is not None
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send *data*."""
+        if threading.get_ident() != self._thread:
+            asyncio.run_coroutine_threadsafe(self._send_bytes_for_thread(data), self.loop).result()
+        elif self.stream.closed:
+            self.connection.aborted = True
+        else:
+            self.send_now(data)
+
+    async def _send_bytes_for_thread(self, data: bytes) -> None:
+        self.send_bytes(data)
+        await self.stream.drained()
 
     def send_brigade(self, r: Request, brigade: Brigade) -> None:
         """Send what is in *brigade*; a thread waits until the client has taken most of it."""
@@ -376,12 +397,14 @@ class EventWire(Wire):
         self.stream.deadline = 0.0
         return self.parser.rest()
 
-    def cut(self, r: Request, status: str = INTERNAL_SERVER_ERROR) -> None:
-        """End the response to *r* where it is."""
-        if self.stream.closed:
+    def cut(self, r: Request) -> None:
+        """End the response to *r* where it is; before its begin with what the servers say of it."""
+        if self.stream.closed or self.connection.aborted:
             return
         if not any_sent(r):
-            self.send_now(failure(status))
+            exchange = self._exchange
+            said = INTERNAL_SERVER_ERROR if exchange is None else exchange.failure_status
+            self.send_now(failure(said))
             self.close(lingering=r.body.unread)
         else:
             self.stream.reset()

@@ -64,7 +64,7 @@ class HttpExchange:
         """End the response now, so that the client sees that it is incomplete."""
         if not self.ended:
             self.ended = True
-            self.request.connection.transport.cut(self.request, self.failure_status)
+            self.request.connection.transport.cut(self.request)
 
 
 class Body:
@@ -168,14 +168,16 @@ class Wire:
 
     asynchronous = False
 
-    def __init__(self, session: HttpSession, peer: Any, local: Any) -> None:
+    def __init__(
+        self, session: HttpSession, peer: Any, local: Any, *, upgrades: bool = False
+    ) -> None:
         self.session = session
         host = session.host
         local_pair = address_of(local)
         servers = host.find_servers(local_pair)
         base = servers[0]
         session.count += 1
-        self.parser = Parser(session.limits_of(base))
+        self.parser = Parser(session.limits_of(base), upgrades)
         self.connection = connection = Connection(
             base, self, address_of(peer), local_pair, session.count
         )
@@ -310,6 +312,8 @@ class BlockingWire(Wire):
         super().__init__(session, peer, local)
         self.channel = channel
         self.closed = False
+        self.exchange: HttpExchange
+        """The one that is served, or was served last."""
         self._came = 0
         self._due: Head | None = None
         """A head whose small body is still coming."""
@@ -420,7 +424,7 @@ class BlockingWire(Wire):
             body.continued = False
         if session.stopping:
             connection.keepalive = False
-        exchange = HttpExchange(session.sapi, r)
+        exchange = self.exchange = HttpExchange(session.sapi, r)
         session.cycle(exchange)
         exchange.ended = True
         connection.keepalives += 1
@@ -438,7 +442,7 @@ class BlockingWire(Wire):
         connection = self.connection
         connection.keepalive = False
         r = refused_request(connection, refusal)
-        exchange = HttpExchange(self.session.sapi, r, refusal.status)
+        exchange = self.exchange = HttpExchange(self.session.sapi, r, refusal.status)
         self.session.cycle(exchange)
         exchange.ended = True
         if not self.closed:
@@ -493,6 +497,11 @@ class BlockingWire(Wire):
 
     # -- the transport
 
+    def send_bytes(self, data: bytes) -> None:
+        """Send *data*; when the client has gone, note it."""
+        if not self.connection.aborted and not self.closed:
+            self._send_now(data)
+
     def send_brigade(self, r: Request, brigade: Brigade) -> None:
         """Send what is in *brigade*; when the client has gone, note it."""
         pieces = self.framed(r, brigade)
@@ -533,12 +542,12 @@ class BlockingWire(Wire):
                 self.connection.aborted = True
         return self.connection.aborted
 
-    def cut(self, r: Request, status: str = INTERNAL_SERVER_ERROR) -> None:
-        """End the response to *r* where it is."""
-        if self.closed:
+    def cut(self, r: Request) -> None:
+        """End the response to *r* where it is; before its begin with what the servers say of it."""
+        if self.closed or self.connection.aborted:
             return
         if not any_sent(r):
-            self._send_now(failure(status))
+            self._send_now(failure(self.exchange.failure_status))
             self.close(lingering=r.body.unread)
         else:
             self._reset()

@@ -11,10 +11,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..httpd.coreconfig import dir_config
-from ..httpd.environ import environ_of
+from ..httpd.environ import environ_of, variable_of
 from ..httpd.filters import EOS, FLUSH
 from ..httpd.hooks import DECLINED, FIRST, OK
-from ..httpd.http_out import DATE, LENGTH, SERVER
+from ..httpd.http_out import BODILESS, DATE, HTTP_1_1, LENGTH, SERVER, send_whole
 from ..httpd.module import (
     ACCESS_CONF,
     OR_OPTIONS,
@@ -27,13 +27,13 @@ from ..httpd.module import (
 )
 from ..httpd.phases import SUSPENDED
 from ..sapi import (
-    INTERNAL_SERVER_ERROR,
     NOTICE,
     AsyncExchange,
     BaseExchange,
     ClientDisconnected,
     ConfigurationError,
     Exchange,
+    RequestError,
 )
 
 if TYPE_CHECKING:
@@ -136,6 +136,19 @@ def _kind(name: str) -> int:
     return found
 
 
+_WIRE_NAMES: dict[str, bytes | None] = {}
+"""Names of request fields as clients spell them, and as ASGI wants them. Bounded."""
+
+
+def _wire_name(name: str) -> bytes | None:
+    """Return a field's name for ASGI, None for one that no application gets to see."""
+    shown = variable_of(name) is not None
+    found = name.lower().encode("latin-1") if shown else None
+    if len(_WIRE_NAMES) < 1000:
+        _WIRE_NAMES[name] = found
+    return found
+
+
 # -- the exchange ---------------------------------------------------------------------------------
 
 
@@ -145,10 +158,9 @@ class ModResponse(BaseExchange):
     request_time: float | None = None
     header_handler = None
 
-    def __init__(self, sapi: Sapi, r: Request, environ: dict[str, Any]) -> None:
+    def __init__(self, sapi: Sapi, r: Request) -> None:
         self.sapi = sapi
         self.request = r
-        self.environ = environ
         self._held: list[Any] = []
         self._size = 0
         self.ended = False
@@ -191,18 +203,20 @@ class ModResponse(BaseExchange):
 
     def _pass(self, mark: Any) -> None:
         brigade, self._held, self._size = self._held, [], 0
+        r = self.request
+        plain = r.fields_out is not None and r.status not in BODILESS
+        if mark is EOS and plain and "output_filters" not in r.__dict__:
+            send_whole(r, brigade)
+            return
         brigade.append(mark)
-        self.request.output_filters.pass_brigade(brigade)
+        r.output_filters.pass_brigade(brigade)
 
     def cut(self) -> None:
         if not self.ended:
             self.ended = True
+            self._held.clear()
             r = self.request
-            if r.main is not None or not r.headers_sent:
-                self._held.clear()
-                r.request_config[sapi_module] = "cut"
-            else:
-                r.connection.transport.cut(r)
+            r.connection.transport.cut(r)
 
     def log_message(self, message: str) -> None:
         self.request.log(message.rstrip("\n"), NOTICE)
@@ -210,6 +224,10 @@ class ModResponse(BaseExchange):
 
 class ModExchange(ModResponse, Exchange):
     """One request that may block."""
+
+    def __init__(self, sapi: Sapi, r: Request, config: Config) -> None:
+        super().__init__(sapi, r)
+        self.environ = application_environ(r, config)
 
     def read_post(self, size: int) -> bytes:
         return self.request.read(size)
@@ -236,6 +254,67 @@ class ModExchange(ModResponse, Exchange):
 
 class AsyncModExchange(ModResponse, AsyncExchange):
     """One request on an event loop."""
+
+    def __init__(self, sapi: Sapi, r: Request, config: Config) -> None:
+        super().__init__(sapi, r)
+        self.config = config
+        if not r.connection.notes:  # over TLS there is more to tell, and environ has it
+            self.make_scope = self._make_scope
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "environ":
+            raise AttributeError(name)
+        # Only now: the scope is made without it.
+        self.environ = found = application_environ(self.request, self.config)
+        return found
+
+    def _make_scope(self) -> dict[str, Any]:
+        r, config = self.request, self.config
+        connection = r.connection
+        path, mount = r.uri, _mount(r, config)
+        if not path.isascii():
+            try:
+                path = path.encode("latin-1").decode("utf-8")
+                mount = mount.encode("latin-1").decode("utf-8")
+            except UnicodeDecodeError:
+                raise RequestError("the path is not UTF-8") from None
+        headers = []
+        own = r.__dict__
+        for name, value in own["headers_in"].items() if "headers_in" in own else r.fields:
+            wire = _WIRE_NAMES.get(name, b"?")
+            if wire == b"?":
+                wire = _wire_name(name)
+            if wire is not None:
+                headers.append((wire, value.encode("latin-1")))
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.5"},
+            "http_version": "1.1" if r.proto_num == HTTP_1_1 else "1.0",
+            "method": r.method,
+            "scheme": "http",
+            "path": path,
+            "query_string": r.args.encode("latin-1") if r.args else b"",
+            "root_path": mount,
+            "headers": headers,
+            "client": (connection.client_ip, connection.client_port)
+            if connection.client_ip
+            else None,
+            "server": (connection.local_ip, r.server.port or connection.local_port)
+            if connection.local_ip
+            else None,
+            "extensions": {
+                "sapi": {
+                    "name": self.sapi.name,
+                    "remote_user": r.user,
+                    "auth_type": r.ap_auth_type,
+                    "settings": {**config.values, **config.admin},
+                },
+                "http.response.pathsend": {},
+            },
+        }
+        if r.prev is None:
+            scope["raw_path"] = r.unparsed_uri.partition("?")[0].encode("latin-1")
+        return scope
 
     async def read_post(self, size: int) -> bytes:
         data: bytes = await self.request.body.aread(size)
@@ -283,48 +362,44 @@ def _handler(r: Request) -> int | Awaitable[int]:
     if config is None:
         r.log(f"SetHandler {HANDLER} without SapiApp")
         return DECLINED
-    host = r.server.process
-    cycle, asynchronous, sapi = host.provided["applications"].get(host, config)
-    environ = environ_of(r, _mount(r, config))
-    environ["sapi.settings"] = {**config.values, **config.admin}
-    if asynchronous and r.connection.asynchronous:
-        if r.upgrade is not None:
-            from .mod_websocket import exchange_for
-
-            return _run_async(cycle, exchange_for(sapi, r, environ))
-        return _run_async(cycle, AsyncModExchange(sapi, r, environ))
-    if asynchronous:
+    applications = r.server.process.provided["applications"]
+    cycle, asynchronous, sapi = applications.get(config)
+    on_loop = r.connection.transport.asynchronous
+    if not asynchronous:
+        if on_loop:
+            return r.in_thread(lambda r: _run(cycle, ModExchange(sapi, r, config)))
+        return _run(cycle, ModExchange(sapi, r, config))
+    if not on_loop:
         from .bridge import run_beside
 
-        beside = host.provided["applications"].loop()
-        return int(run_beside(beside, cycle, sapi, r, environ))
-    if r.connection.asynchronous:
-        return r.in_thread(lambda r: _run(cycle, ModExchange(sapi, r, environ)))
-    return _run(cycle, ModExchange(sapi, r, environ))
+        environ = application_environ(r, config)
+        return int(run_beside(applications.loop(), cycle, sapi, r, environ))
+    if r.upgrade is not None:
+        from .mod_websocket import exchange_for
+
+        return _run_upgrade(cycle, exchange_for(sapi, r, config))
+    found: Awaitable[int] = cycle(AsyncModExchange(sapi, r, config))
+    return found  # it returns None, which is as good as OK
 
 
 def _run(cycle: Any, exchange: ModExchange) -> int:
     try:
         cycle(exchange)
     except ClientDisconnected:
-        return OK
-    return _after(exchange)
-
-
-async def _run_async(cycle: Any, exchange: AsyncModExchange) -> int:
-    await cycle(exchange)
-    return _after(exchange)
-
-
-def _after(exchange: ModResponse) -> int:
-    r = exchange.request
-    if r.request_config and r.request_config.get(sapi_module) == "cut":
-        if not r.connection.aborted:
-            r.connection.transport.cut(r, INTERNAL_SERVER_ERROR)
-        return OK
-    if r.request_config and r.request_config.get("upgraded"):
-        return SUSPENDED
+        pass
     return OK
+
+
+async def _run_upgrade(cycle: Any, exchange: Any) -> int:
+    await cycle(exchange)
+    return SUSPENDED if exchange.request.connection.transport.upgraded else OK
+
+
+def application_environ(r: Request, config: Config) -> dict[str, Any]:
+    """Return the meta-variables of *r*, with the settings of its section."""
+    environ = environ_of(r, _mount(r, config))
+    environ["sapi.settings"] = {**config.values, **config.admin}
+    return environ
 
 
 def _mount(r: Request, config: Config) -> str:

@@ -25,6 +25,7 @@ from .mod import AsyncModExchange
 if TYPE_CHECKING:
     from ..httpd.records import Request
     from ..sapi import Headers, Sapi
+    from .mod import Config
 
 MAX_SIZE = 16 << 20
 CLOSE_SECONDS = 5.0
@@ -43,23 +44,16 @@ _GOING_AWAY, _ABNORMAL, _TOO_BIG, _RESTART = 1001, 1006, 1009, 1012
 _missing_said = False
 
 
-class WebSocketExchange(AsyncModExchange):
-    """A request whose client asks for a WebSocket, and no other thing is known of it yet."""
-
-    def __init__(self, sapi: Sapi, r: Request, environ: dict[str, Any], key: str) -> None:
-        super().__init__(sapi, r, environ)
-        self.websocket = WebSocket(self, key)
-
-
-def exchange_for(sapi: Sapi, r: Request, environ: dict[str, Any]) -> AsyncModExchange:
+def exchange_for(sapi: Sapi, r: Request, config: Config) -> AsyncModExchange:
     """Return the exchange of *r*, which asks for an upgrade, on an event loop.
 
-    That is a plain one unless it asks for a WebSocket. Raises :class:`RequestError` for a
+    It has a ``websocket`` if that is what it asks for. Raises :class:`RequestError` for a
     handshake that is wrong: 400, or 426 for another version of the protocol (RFC 6455 §4.2).
     """
+    exchange = AsyncModExchange(sapi, r, config)
     wanted = {each.strip() for each in (r.upgrade or "").split(",")}
     if "websocket" not in wanted or r.method != "GET" or not _library(sapi):
-        return AsyncModExchange(sapi, r, environ)
+        return exchange
     if r.headers_in.all("Sec-WebSocket-Version") != ["13"]:
         r.err_headers_out.set("Sec-WebSocket-Version", "13")
         raise RequestError("a WebSocket of another version than 13", "426 Upgrade Required")
@@ -70,7 +64,8 @@ def exchange_for(sapi: Sapi, r: Request, environ: dict[str, Any]) -> AsyncModExc
         whole = False
     if not whole:
         raise RequestError("a WebSocket without a key of 16 bytes")
-    return WebSocketExchange(sapi, r, environ, keys[0])
+    exchange.websocket = WebSocket(exchange, keys[0])
+    return exchange
 
 
 def _library(sapi: Sapi) -> bool:
@@ -155,7 +150,6 @@ class WebSocket:
         head = response_head("HTTP/1.1 101 Switching Protocols", fields)
         r.status, r.headers_sent = 101, True
         r.connection.keepalive = False
-        r.request_config["upgraded"] = True
         self._exchange.ended = True
         self._proto = Connection(ConnectionType.SERVER, extensions)
         self._heard = time.monotonic()

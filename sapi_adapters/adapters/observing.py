@@ -337,23 +337,24 @@ class Awaited(Observed):
         self._free = [self._entry(n) for n in range(self._slot.capacity - 1, -1, -1)]
         self._beyond = self._free.pop(0)
         self._crowd = 0
+        import asyncio  # not at the top: blocking workers do without
+
+        self._current_task, self._cancelled = asyncio.current_task, asyncio.CancelledError
 
     async def __call__(self, exchange: Any, cycle: Callable[[Any], Any] | None = None) -> None:
-        import asyncio
-
         free = self._free
         entry = free.pop() if free else self._beyond
         self._begin(entry, exchange)
         started = entry.started
         exchange.note_stage = entry.note
-        entry.task = asyncio.current_task()
+        entry.task = self._current_task()
         self._crowd += entry is self._beyond
         try:
             if self._terminate_after and cycle is None:
                 await self._within(entry, exchange)
             else:
                 await (cycle or self.cycle)(exchange)
-        except asyncio.CancelledError:
+        except self._cancelled:
             if not exchange.ended:
                 self.blame(entry, exchange)
                 exchange.cut()

@@ -390,7 +390,7 @@ class ServerSapi(Sapi):
         if self._access_log is not None:
             access_log = self._access_log
             worker.dropped = lambda: access_log.dropped
-        shared: dict[str, Any] = {"tick": worker.tick}
+        shared: dict[str, Any] = {"tick": self.ticker(worker)}
         if gateway.asynchronous:
             self._serve_events(worker, gateway, cycle, shared)
             return 0
@@ -426,6 +426,10 @@ class ServerSapi(Sapi):
             if self._access_log is not None:
                 self._access_log.flush()
         return 0
+
+    def ticker(self, worker: Worker) -> Callable[[], bool]:
+        """Return what is called about once a second while *worker* serves; False ends it."""
+        return worker.tick
 
     def _late_session(self, channel: Any) -> float | None:
         return self._session(channel)

@@ -222,7 +222,8 @@ class AsgiGateway:
             await serve(self, exchange)
             return
         try:
-            scope = http_scope(exchange.environ, self.sapi.name)
+            make = exchange.make_scope
+            scope = http_scope(exchange.environ, self.sapi.name) if make is None else make()
         except RequestError as error:
             self.sapi.sapi_error(error, request_line(exchange.environ))
             refuse(exchange, error.status)
@@ -230,7 +231,7 @@ class AsgiGateway:
             return
         if self.lifespan.supported:
             scope["state"] = self.lifespan.state.copy()
-        response = Response(exchange)
+        response = Response(exchange, scope["method"] == "HEAD")
         try:
             await self.application(scope, response.receive, response.send)
         except ClientDisconnected:
@@ -356,13 +357,13 @@ class Response:
         "taken",
     )
 
-    def __init__(self, exchange: "AsyncExchange") -> None:
+    def __init__(self, exchange: "AsyncExchange", head_only: bool) -> None:
         self.exchange = exchange
         self.phase = _START
         self.status = ""
         self.headers: Headers = []
         self.taken = False  # the head has been given to the exchange
-        self.head_only = exchange.environ["REQUEST_METHOD"] == "HEAD"
+        self.head_only = head_only
         self.declared = False
         self.left = -1
         self.request_ended = False

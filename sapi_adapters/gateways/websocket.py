@@ -102,6 +102,7 @@ class Session:
         self.phase = _CONNECTING
         self._asked = False
         self._denial: Response | None = None
+        self._refused = False
         self._answered: asyncio.Event | None = None
 
     async def receive(self) -> "Event":
@@ -111,7 +112,7 @@ class Session:
             return {"type": "websocket.connect"}
         if self.phase == _CONNECTING and not self.exchange.aborted:
             await self._answered_or_gone()
-        if self.phase in (_CONNECTING, _DENYING) or self._denial is not None:
+        if self.phase in (_CONNECTING, _DENYING) or self._refused:
             if self.phase == _DENYING:
                 await self.exchange.wait_disconnect()
             return {"type": "websocket.disconnect", "code": _ABNORMAL, "reason": ""}
@@ -148,7 +149,7 @@ class Session:
         elif phase == _CONNECTING and kind == "websocket.accept":
             await self._accept(event)
         elif phase == _CONNECTING and kind == "websocket.http.response.start":
-            self._denial = Response(self.exchange)
+            self._denial = Response(self.exchange, False)
             await self._denial.send({**event, "type": "http.response.start"})
             self.phase = _DENYING
         elif phase == _DENYING and kind == "websocket.http.response.body":
@@ -156,6 +157,7 @@ class Session:
             await self._denial.send({**event, "type": "http.response.body"})
             if not event.get("more_body", False):
                 self.phase = _OVER
+                self._refused = True
         else:
             raise ApplicationError(f"sent {kind!r} where {phase} is due")
         if self._answered is not None and self.phase != _CONNECTING:
@@ -182,7 +184,9 @@ class Session:
             await self.half.close(code, reason)
 
     async def _refuse(self, status: str) -> None:
-        self._denial = Response(self.exchange)  # whoever receives now gets the disconnect
+        self._denial = Response(
+            self.exchange, head_only=False
+        )  # whoever receives now gets the disconnect
         if not self.exchange.aborted:
             refuse(self.exchange, status)
             await self.exchange.finish()

@@ -462,6 +462,7 @@ def _register(hooks: Hooks) -> None:
 
 def _check(host: Any) -> int:
     for server in (host.main, *host.servers):
+        server.merge_slashes = server_config(server).merge_slashes
         server.signature = http_out.server_signature(server_config(server).server_tokens)
     for registered in (*http_out.FILTERS, *static.FILTERS):
         host.register_output_filter(registered)

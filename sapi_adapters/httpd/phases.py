@@ -47,7 +47,7 @@ def process_request_internal(r: Request) -> int:
     if not inner:
         path = r.uri
         if path[:1] == "/":
-            normal = normal_path(path, merge_slashes=server_config(r.server).merge_slashes)
+            normal = normal_path(path, merge_slashes=r.server.merge_slashes)
             if normal is None:
                 r.log(f"invalid URI path ({path!a})")
                 return 400
@@ -62,7 +62,7 @@ def process_request_internal(r: Request) -> int:
                 return result
         decoded = decode_path(path, r.per_dir_config[core_module].encoded_slashes)
         if decoded.__class__ is int:
-            return decoded  # type: ignore[return-value]
+            return decoded
         if decoded != path:
             r.uri = decoded  # type: ignore[assignment]
             r.per_dir_config = defaults
@@ -146,6 +146,8 @@ async def invoke_handler(r: Request) -> int:
         result = function(r)
         if result.__class__ is not int:
             result = await result
+            if result is None:
+                return OK
         if result != DECLINED:
             break
     else:

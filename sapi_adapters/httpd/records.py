@@ -124,6 +124,7 @@ class Server:
         self.limit_req_fields = 100
         self.error_fname: str | None = None
         self.loglevel = "warn"
+        self.merge_slashes = True
         self.signature = "sapi_adapters"
         """The Server field of its responses."""
 

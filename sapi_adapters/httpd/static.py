@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 MAX_RANGES, MAX_OVERLAPS, MAX_REVERSALS = 200, 20, 20
 """MaxRanges, MaxRangeOverlaps and MaxRangeReversals: whoever asks for more gets the whole file."""
+BLOCKING = "blocking_filters"
+"""In ``Host.provided``: the names of filters that never run on an event loop."""
 _METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 _SMALL = 65536
 
@@ -102,8 +104,12 @@ def send_file(r: Request, path: str, *, root: str | None = None) -> int | Awaita
     if r.output_filters.type <= CONTENT_SET:
         if asked is not None:
             insert_output(r, BYTERANGE.name).context = asked
+        if size <= _SMALL and not _may_block(r):
+            return _pass(r, brigade)
         return r.in_thread(partial(_pass, brigade=brigade))
-    if asked is not None:
+    if r.header_only:
+        r.headers_out.set("Content-Length", str(size))
+    elif asked is not None:
         ranges = parse_ranges(asked, size)
         if ranges is not None:
             if not ranges:
@@ -116,6 +122,17 @@ def send_file(r: Request, path: str, *, root: str | None = None) -> int | Awaita
         r.output_filters.pass_brigade(brigade)
         return OK if size <= _SMALL else _until_taken(r)
     return _pass_in_turns(r, brigade)
+
+
+def _may_block(r: Request) -> bool:
+    """Whether one of the filters may wait for something: their modules say so by name."""
+    names = r.host.provided.get(BLOCKING)
+    at: Filter | None = r.output_filters
+    while names and at is not None:
+        if at.name in names:
+            return True
+        at = at.next
+    return False
 
 
 def _pass(r: Request, brigade: Brigade) -> int:

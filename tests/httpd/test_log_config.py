@@ -17,7 +17,7 @@ from serving import until
 
 from sapi_adapters.httpd.host import Host
 from sapi_adapters.httpd.modules import mod_log_config
-from sapi_adapters.httpd.records import Connection, Request, Table
+from sapi_adapters.httpd.records import Connection, Request
 from sapi_adapters.sapi import ConfigurationError
 
 LOAD = "LoadModule log_config_module mod_log_config\n"
@@ -43,7 +43,7 @@ def a_request(host: Host) -> Request:
         ("Empty", ""),
     ]
     line = "GET /a%20b?x=1 HTTP/1.1"
-    r = Request(connection, host.main, line, "GET", "/a%20b?x=1", Table(fields), _Body())
+    r = Request(connection, host.main, line, "GET", "/a%20b?x=1", fields, _Body())
     r.uri, r.args, r.hostname = "/a b", "x=1", "example.org"
     r.request_time -= 2.5
     r.request_clock -= 2.5
@@ -93,7 +93,7 @@ TOKENS = {
     "%H %m": "HTTP/1.1 GET",
     "%{user-agent}i": r"a \"b\" \\c\t\x01\xe9",
     "[%{Empty}i] [%{None}i]": "[] [-]",
-    "%I %O %S": "146 456 602",
+    "%I %O %S": "129 456 585",
     "%k %X": "3 +",
     "%{note}n %{other}n": "noted -",
     "%{etag}o %{Content-Type}o %{x-error}o %{x}o": r"\"x\" text/plain e -",
@@ -148,7 +148,7 @@ def test_after_a_redirect_some_tokens_are_of_the_first_request(logged: Any) -> N
     def redirect(r: Request) -> None:
         r.status = 404
         fresh = Request(
-            r.connection, r.server, r.the_request, "GET", "/", Table([("User-Agent", "x")]), r.body
+            r.connection, r.server, r.the_request, "GET", "/", [("User-Agent", "x")], r.body
         )
         fresh.uri, fresh.status, fresh.bytes_sent, r.next = "/404.html", 200, 9, fresh
 
@@ -401,8 +401,7 @@ def test_piped_logs(tmp_path: Path, mpm: str) -> None:
         assert len(pids) == 2
         assert "ended with status 3, it starts again" in host.log
         keeper = int(Path(f"/proc/{pids[1]}/stat").read_text().rpartition(")")[2].split()[1])
-        host.get("/last")
-    assert lines_of(out, 5)[3:] == ["/last  $HOME", "the end"]
+    assert lines_of(out, 4)[3] == "the end"
     until(lambda: not any(map(alive, [*pids, keeper])), what="the end of the program")
 
 
@@ -411,7 +410,7 @@ def test_piped_logs(tmp_path: Path, mpm: str) -> None:
 APACHE = shutil.which("apache2", path="/usr/sbin:/usr/local/sbin")
 LINE = (
     '%h %l %u "%r" %>s %s %m %U %q %H %{X}i "%{X}i" %{none}i %{a}C %X %k %v %V %{c}a %A'
-    " %400,404{X}i %!404{X}i %{Content-Type}o %{NONE}e %{NONE}n %l"
+    " %400,404{X}i %!404{X}i %200{Content-Type}o %{NONE}e %{NONE}n %l"
 )
 REQUESTS = [
     b"GET /page.txt HTTP/1.1\r\nHost: other\r\nX: plain\r\nCookie: b=2; a=1\r\n\r\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import os
 import re
 import socket
@@ -412,6 +413,7 @@ ExtFilterDefine Upper mode=output cmd="{python} upper.py" intype=text/html outty
 ExtFilterDefine greedy cmd="{python} greedy.py"
 ExtFilterDefine fails cmd="{python} fails.py"
 ExtFilterDefine environment cmd="{python} environment.py"
+ExtFilterDefine cut cmd="sh -c 'head -c 200000 /dev/zero; exit 1'"
 ExtFilterDefine stuck cmd="{python} stuck.py"
 ExtFilterDefine head cmd="head -c 5"
 ExtFilterDefine args cmd="echo $HOME * 'a  b' ; exit"
@@ -432,6 +434,16 @@ SetEnvIf Request_URI quiet quiet
 <Location /fails>
     ExtFilterOptions LogStderr
 </Location>
+<Location /failing>
+    SetHandler sapi-script
+    SapiApp filters_app:app
+    SetOutputFilter fails
+</Location>
+<Location /cut>
+    SetHandler sapi-script
+    SapiApp filters_app:app
+    SetOutputFilter cut
+</Location>
 """
 
 
@@ -446,8 +458,10 @@ def make_filters(folder: Path) -> str:
         "stuck": STUCK.format(folder=folder),
     }.items():
         (folder / f"{name}.py").write_text(text)
+    sections = f"<Directory {folder}/www>\n<Files cut.html>\nSetOutputFilter cut\n</Files>\n"
+    sections += "</Directory>\n"
+    (folder / "www/cut.html").write_bytes(TEXT)
     names = ("upper", "greedy", "fails", "environment", "stuck", "head", "args", "chosen")
-    sections = ""
     for name in (*names, "none", "removed"):
         (folder / "www" / name).mkdir()
         (folder / "www" / name / "a.html").write_bytes(TEXT)
@@ -527,6 +541,7 @@ def test_a_head_needs_no_program(filtered: Hosted) -> None:
     ("path", "said"),
     [
         ("/fails/a.html", "ended with status 3"),
+        ("/failing/", "ended with status 3"),
         ("/stuck/a.html", "did nothing for 3 s"),
         ("/none/a.html", "couldn't create child process"),
     ],
@@ -541,26 +556,33 @@ def test_a_program_that_fails(filtered: Hosted, path: str, said: str) -> None:
     assert filtered.get("/upper/a.html").body == TEXT.upper()
 
 
+@pytest.mark.parametrize("path", ["/cut/", "/cut.html"])
+def test_a_response_that_a_program_does_not_complete_is_cut(filtered: Hosted, path: str) -> None:
+    with pytest.raises((ConnectionResetError, http.client.IncompleteRead)):
+        filtered.get(path)
+    until(lambda: "ended with status 1" in filtered.log, what="the line about it")
+
+
 def test_a_program_that_cannot_be_started_is_left_out_if_that_is_wanted(filtered: Hosted) -> None:
     assert filtered.get("/removed/a.html").body == TEXT
 
 
-def test_a_program_ends_with_its_request(tmp_path: Path) -> None:
-    text = make_filters(tmp_path).replace("Timeout 3\n", "Timeout 60\n")
-    with (tmp_path / "www/stuck/big.html").open("wb") as file:
-        file.truncate(1 << 22)
-    for mpm in BOTH:
-        (tmp_path / "pid").unlink(missing_ok=True)
-        with hosting(tmp_path, text.replace(STUCK, ""), mpm) as hosted:
-            client = socket.create_connection(hosted.address, timeout=10)
-            client.sendall(b"GET /stuck/big.html HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            until(lambda: (tmp_path / "pid").exists(), what="the program")
-            until(lambda: (tmp_path / "pid").read_text(), what="its number")
-            pid = int((tmp_path / "pid").read_text())
-            client.close()
-            os.kill(pid, 15)
-            until(lambda: not os.path.exists(f"/proc/{pid}"), what="the end of the program")
-            assert hosted.get("/upper/a.html").body == TEXT.upper()
+@pytest.mark.parametrize("mpm", BOTH)
+def test_a_program_ends_with_its_request(tmp_path: Path, mpm: str) -> None:
+    text = make_filters(tmp_path)
+    (tmp_path / "stuck.py").write_text(
+        "import os, time\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        "for _ in range(100): os.write(1, b'x' * 100_000)\n"  # to a client that has gone
+        "time.sleep(99)\n"
+    )
+    with hosting(tmp_path, text.replace("Timeout 3\n", "Timeout 60\n"), mpm) as hosted:
+        with socket.create_connection(hosted.address, timeout=10) as client:
+            client.sendall(b"GET /stuck/a.html HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(1000)
+        pid = int((tmp_path / "pid").read_text())
+        until(lambda: not os.path.exists(f"/proc/{pid}"), what="the end of the program")
+        assert hosted.get("/upper/a.html").body == TEXT.upper()
 
 
 INPUT = """

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import until
-
 from httpd.hosting import Hosted, hosting
+from serving import until
 
 if os.environ.get("CI"):
     import websockets.sync.client as client

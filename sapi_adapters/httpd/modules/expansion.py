@@ -7,13 +7,20 @@ from collections.abc import Callable
 
 from ...sapi import ConfigurationError
 
+_DOLLARS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\$", re.DOTALL)
+"""Dollars, and what may have others: an escape, a set."""
 _MARKS = re.compile(r"\\(.)|\$([0-9])", re.DOTALL)
 
 
 def pattern(source: str, flags: int = 0) -> re.Pattern[str]:
-    """Return *source* compiled. Raises :class:`ConfigurationError`."""
+    """Return *source* compiled as Apache does: a dot is any character, ``$`` only the very end.
+
+    Otherwise a ``%0A`` in a path would slip through (RegexDefaultOptions DOTALL DOLLAR_ENDONLY).
+    Raises :class:`ConfigurationError`.
+    """
+    source = _DOLLARS.sub(lambda found: r"\Z" if found[0] == "$" else found[0], source)
     try:
-        return re.compile(source, flags)
+        return re.compile(source, flags | re.DOTALL)
     except (re.error, OverflowError, RecursionError) as error:
         raise ConfigurationError(f"{source!r} is no regular expression: {error}") from None
 

@@ -1,6 +1,7 @@
 """mod_env: SetEnv, UnsetEnv, PassEnv: variables for applications, set in the fix-ups.
 
-That is after access was decided: for ``Require env`` there is mod_setenvif.
+That is after access was decided: for ``Require env`` there is mod_setenvif, and what it has set
+by then stays.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _fixup(r: Request) -> int:
     config: Config = r.per_dir_config[env_module]
     if not config.variables:
         return DECLINED
-    r.subprocess_env.update(config.variables)
+    r.subprocess_env = {**config.variables, **r.subprocess_env}
     return OK
 
 

@@ -42,6 +42,7 @@ from ..filters import (
     OutputFilter,
     blocks,
 )
+from ..http_out import error_page
 from ..module import (
     ACCESS_CONF,
     ITERATE,
@@ -51,6 +52,7 @@ from ..module import (
     Module,
     Settings,
 )
+from ..static import BLOCKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,6 +121,7 @@ def _define(cmd: Parameters, config: Any, rest: str) -> str | None:
             return "ExtFilterDefine: mode=input is not for the event MPM"
         cmd.host.register_input_filter(InputFilter(definition.name, _input_of(definition)))
     else:
+        cmd.host.provided.setdefault(BLOCKING, set()).add(definition.name)
         cmd.host.register_output_filter(
             OutputFilter(definition.name, _output_of(definition), definition.type)
         )
@@ -307,24 +310,45 @@ def _output_of(definition: Definition) -> Callable[[Filter, Brigade], None]:
     """Return the function of the output filter that *definition* is about."""
 
     def filter_output(f: Filter, brigade: Brigade) -> None:
-        if f.context is None:
-            if not brigade:
-                return
-            f.context = _begin(definition, f)
+        if f.context is None and not brigade:
+            return
+        try:
+            if f.context is None:
+                f.context = _begin(definition, f)
             if f.context is None:
                 f.remove()
                 f.pass_on(brigade)
                 return
-        try:
             for each in _through(f.context, brigade):
                 f.pass_on([each])
                 if f.request.aborted:
                     raise ClientDisconnected("the client has gone")
-        except BaseException:
-            f.context = _BROKEN  # what still comes goes nowhere
-            raise
+        except RequestError as error:
+            _fail(f, error)
 
     return filter_output
+
+
+def _fail(f: Filter, error: RequestError) -> None:
+    """Answer with an error, or make the client see that the response is incomplete.
+
+    That is done here, as those who write are not prepared for an exception at the end. What they
+    still write goes nowhere.
+    """
+    r = f.request
+    r.log(str(error))
+    f.context = _BROKEN
+    if r.headers_sent:
+        r.connection.aborted = True  # it is reset when the request ends
+        raise ClientDisconnected(str(error))
+    http: Filter | None = f
+    while http is not None and http.name != "HTTP":
+        http = http.next
+    if http is not None:
+        http.context = None  # what it holds
+        r.output_filters, r.status_line = http, None
+        error_page(r, 500)
+        r.output_filters = f
 
 
 def _through(program: Program | object, brigade: Brigade) -> Iterator[Any]:

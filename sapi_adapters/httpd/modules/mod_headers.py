@@ -2,7 +2,9 @@
 
 RequestHeader is applied last in the fix-ups, Header when the response passes on its way out: first
 ``always`` over ``err_headers_out``, then ``onsuccess`` (what is meant without either) over
-``headers_out``. The pages of the server's own for errors have only the first; what an application
+``headers_out``. A response's media type is in neither: ``Content-Type`` is the request record's, so
+that setifempty sees it, unlike in Apache. Names of fields that echo looks for have no case. The
+pages of the server's own for errors have only the first; what an application
 or an ErrorDocument answers has both. The two tables are apart, so a field can be in both of them.
 
 Values have ``%t``, ``%D``, ``%{NAME}e`` and ``%%``, or a ``%`` at the end. A value that comes out

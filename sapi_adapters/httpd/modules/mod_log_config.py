@@ -51,7 +51,7 @@ from ..module import RSRC_CONF, TAKE1, TAKE12, TAKE23, Command, Module, Settings
 from .sinks import Sink, check_program, open_sink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ..config import Parameters
     from ..hooks import Hooks
@@ -107,7 +107,7 @@ _OUTSIDE: dict[str, dict[str, str]] = {
 _NAMED = {
     "C": "cookie({r}, {name!r})",
     "e": "{r}.subprocess_env.get({name!r}, '-')",
-    "i": "{r}.headers_in._items.get({lower!r}, NONE)[0][1]",
+    "i": "seen_{r}.get({lower!r}, '-')",
     "n": "{r}.notes.get({name!r}, '-')",
     "o": "header_out({r}, {lower!r})",
     "^ti": "trailer({r}, {lower!r})",
@@ -244,6 +244,8 @@ class _Piece(NamedTuple):
     value: str = ""
     outside: bool = False
     clock: _Clock | None = None
+    field: tuple[str, str] | None = None
+    """The request and the name, in lower case, of a header field that it shows."""
 
 
 class _Clock(dict[int, str]):
@@ -330,7 +332,8 @@ def _piece(code: str, argument: str, modifiers: str) -> _Piece:
     if statuses:
         negated = "not " if modifiers.count("!") % 2 else ""
         value = f"({value}) if last.status {negated}in ({statuses},) else '-'"
-    return _Piece(value=value, outside=outside, clock=clock)
+    field = (request, argument.lower()) if code == "i" else None
+    return _Piece(value=value, outside=outside, clock=clock, field=field)
 
 
 def _when(argument: str, request: str) -> tuple[str, _Clock | None]:
@@ -364,11 +367,11 @@ def compile_format(
     literals = "".join(each.literal for each in pieces)
     names: dict[str, Any] = {
         "EMPTY": _Plain('""'),
-        "NONE": (("", "-"),),
         "SAFE": _SAFE,
         "canonical": _canonical,
         "careful": careful,
         "cookie": _cookie,
+        "fields_of": _fields_of,
         "get_native_id": threading.get_native_id,
         "getpid": os.getpid,
         "header_out": _header_out,
@@ -384,7 +387,21 @@ def compile_format(
     body = []
     if condition:
         unwanted = "in" if condition.startswith("!") else "not in"
-        body.append(f"if {condition.lstrip('!')!r} {unwanted} last.subprocess_env: return")
+        variables = "last.__dict__.get('subprocess_env', ())"
+        body.append(f"if {condition.lstrip('!')!r} {unwanted} {variables}: return")
+    for request in ("r", "last"):
+        wanted = {each.field[1] for each in pieces if each.field and each.field[0] == request}
+        if wanted:
+            names[f"names_{request}"] = frozenset(wanted)
+            names[f"lengths_{request}"] = frozenset(map(len, wanted))
+            body += [
+                f"seen_{request} = {{}}",
+                f"for name, value in fields_of({request}):",
+                f"    if len(name) in lengths_{request}:",
+                "        name = name.lower()",
+                f"        if name in names_{request} and name not in seen_{request}:",
+                f"            seen_{request}[name] = value",
+            ]
     template = values = ""
     for number, piece in enumerate(pieces):
         if not piece.value:
@@ -444,6 +461,12 @@ def _header_out(r: Request, name: str) -> str:
     return r.headers_out.get(name) or r.err_headers_out.get(name) or "-"
 
 
+def _fields_of(r: Request) -> Iterable[tuple[str, str]]:
+    """Return the header fields of a request, without making a table of them for this alone."""
+    own = r.__dict__
+    return own["headers_in"].items() if "headers_in" in own else r.fields
+
+
 def _cookie(r: Request, name: str) -> str:
     for field in r.headers_in.all("cookie"):
         for pair in field.split(";"):
@@ -472,7 +495,7 @@ def _named(path: str | None) -> str:
 
 
 def _received(r: Request) -> int:
-    fields = sum(len(name) + len(value) + 4 for name, value in r.headers_in.items())
+    fields = sum(len(name) + len(value) + 4 for name, value in _fields_of(r))
     taken: int = getattr(r.body, "taken", 0)
     return len(r.the_request) + 4 + fields + taken
 

@@ -3,9 +3,9 @@
 The words after an expression are ``NAME``, ``NAME=VALUE`` or ``!NAME``, which unsets; ``$1`` in
 the value is what the expression's first group matched. What is looked at is Remote_Addr,
 Remote_Host (when it is known), Server_Addr, Request_Method, Request_Protocol, Request_URI, a
-header field (by a regular expression of names, if it is not plain), or a variable that was set
-before. What is not there is empty. Outside of sections this happens once the head is read, in
-sections after these are known. Left out: SetEnvIfExpr.
+header field (by a regular expression of names without case, if it is not plain), or a variable
+that was set before. What is not there is empty. Outside of sections this happens once the head is
+read, in sections after these are known. Left out: SetEnvIfExpr.
 """
 
 from __future__ import annotations
