@@ -379,9 +379,8 @@ def run_beside(
     except ConfigurationError as error:
         r.log(str(error))
         return 500
-    exchange = BridgedExchange(beside, sapi, r, environ)
     try:
-        exchange.serve(cycle)
+        BridgedExchange(beside, sapi, r, environ).serve(cycle)
     except ClientDisconnected:
-        return 0
+        pass
     return OK

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 DEFAULT_BIND = "127.0.0.1:8000"
 _LEVELS = {"warn": WARNING, "notice": NOTICE, "info": NOTICE, "debug": DEBUG}
-_STANDARD = ("reqtimeout", "mime", "dir", "alias", "log_config", "status", "info")
-"""Modules that are there without a configuration file."""
 
 
 class Applications:
@@ -252,15 +250,23 @@ class HostSapi(ServerSapi):
             ]
         if self._info:
             lines += ["<Location /server-info>", "    SetHandler server-info", "</Location>"]
-        if self._log_to not in (None, "off") and "log_config" in self._modules():
+        if self._log_to not in (None, "off"):
             target = "/dev/stderr" if self._log_to == "-" else self._log_to
             lines += [f"CustomLog {quote(target)} combined"]
         return "\n".join(lines) + "\n"
 
     def _modules(self) -> list[str]:
-        from ..httpd.module import is_standard
-
-        return [name for name in _STANDARD if is_standard(f"mod_{name}")]
+        """Return the modules that the options need, and no other: each costs every request."""
+        wanted = {
+            "reqtimeout": True,
+            "mime": self._static,
+            "dir": self._static,
+            "alias": self._static,
+            "log_config": self._log_to not in (None, "off"),
+            "status": self.pool.pm_status_path,
+            "info": self._info,
+        }
+        return [name for name, needed in wanted.items() if needed]
 
     def _made(self, pass_: int) -> Host:
         host = Host(

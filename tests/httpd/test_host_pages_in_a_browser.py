@@ -107,15 +107,6 @@ def test_the_status_page_follows_the_host(demo: Demo, tmp_path: Path) -> None:
     assert "<title>localhost · server status</title>" in page and "<img" not in page
 
 
-def test_the_status_page_without_scripts_is_a_table(demo: Demo, tmp_path: Path) -> None:
-    options = ("--blink-settings=scriptEnabled=false", "--virtual-time-budget=1000")
-    page, _ = browse(tmp_path, demo.url("/server-status?refresh=60"), *options)
-    assert '<details id="all" class="card" open="">' in page
-    assert "<td>GET /server-status?refresh=60</td>" in page
-    assert '<noscript><meta http-equiv="refresh" content="60"></noscript>' in page
-    assert '<th scope="row">Total Accesses</th>' in page
-
-
 def test_the_info_page(demo: Demo, tmp_path: Path) -> None:
     page, console = browse(tmp_path, demo.url("/server-info"))
     assert console == ""

@@ -1,4 +1,4 @@
-"""mod_proxy_fcgi: FastCGI applications behind a real host, our own, php-fpm and ill-behaved ones."""
+"""mod_proxy_fcgi: FastCGI applications behind a real host: our own, php-fpm, ill-behaved ones."""
 
 from __future__ import annotations
 
@@ -250,6 +250,7 @@ class Exchange:
         self.number = backend.count
         """Which one it is, from 1."""
         self.served = 0
+        self._waiting: list[Any] = []
 
     def next(self, kind: type) -> Any:
         """Return the next event of *kind*; all go to the backend's list. None at the end."""
@@ -264,10 +265,6 @@ class Exchange:
             events = self.codec.receive_data(data)
             self.backend.events += events
             self._waiting += events
-
-    @property
-    def _waiting(self) -> list[Any]:
-        return self.__dict__.setdefault("waiting", [])
 
     def say(self, data: bytes) -> None:
         """Send *data* as the answer's output."""
@@ -384,10 +381,12 @@ def test_an_answer_may_come_before_the_body(tmp_path: Path, mpm: str) -> None:
         exchange.end(request)
         exchange.next(fastcgi.Aborted)
 
-    with behind(tmp_path, mpm, early) as (host, _):
-        with socket.create_connection(host.address, timeout=20) as connection:
-            connection.sendall(b"POST /app HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\nxx")
-            assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
+    with (
+        behind(tmp_path, mpm, early) as (host, _),
+        socket.create_connection(host.address, timeout=20) as connection,
+    ):
+        connection.sendall(b"POST /app HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\nxx")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
 @BOTH
