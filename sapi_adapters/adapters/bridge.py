@@ -277,6 +277,8 @@ class BridgedExchange(ModResponse, AsyncExchange):
             self._tell(answer, None, error)
         else:
             self._tell(answer, result, None)
+        if self.aborted:
+            self._loop.call_soon_threadsafe(self._release)
 
     def _read(self) -> None:
         size, answer = self._reads.popleft()
@@ -331,12 +333,7 @@ class BridgedExchange(ModResponse, AsyncExchange):
             self._read()  # what it sent before is its body, and then comes the end
         else:
             self.request.connection.aborted = True
-        self._loop.call_soon_threadsafe(self._look)
-
-    def _look(self) -> None:
-        """On the loop: those that wait for a disconnect learn of it."""
-        if self.aborted:
-            self._release()
+            self._loop.call_soon_threadsafe(self._release)
 
     def _close(self) -> None:
         """Take no more jobs; those that were not done fail."""

@@ -440,6 +440,7 @@ def test_connections_are_kept_when_that_is_asked_for_but_not_for_what_cannot_be_
     with behind(tmp_path, mpm, answer_all, "enablereuse=on") as (host, backend):
         assert [host.get("/app").body for _ in range(3)] == [b"1 1", b"1 2", b"1 3"]
         assert host.request("POST", "/app", b"x").body == b"2 1"
+        assert host.get("/app").body == b"2 2"
     assert backend.count == 2
 
 

@@ -10,9 +10,9 @@ that is down is a 503, one that is silent for ProxyTimeout a 504, one that break
 
 ``enablereuse=on`` of ProxyPass and ProxySet keeps connections open for the next request, a few in
 each process. As in httpd it is off unless it is asked for: each idle connection holds one process
-of a backend that serves one at a time, and soon there is none left for others. Requests that may
-not be repeated get connections of their own; for others a connection that turns out to have ended
-is replaced.
+of a backend that serves one at a time, and soon there is none left for others. A request that may
+not be repeated gets a new connection in the place of a kept one; any other is repeated once when
+the kept one turns out to have ended.
 
 What is Apache's mod_proxy is here as far as FastCGI needs it: ProxyPass, ProxySet (``timeout``,
 ``enablereuse``), ProxyTimeout. Left out: balancers, ProxyFCGISetEnvIf and proxy-fcgi-pathinfo (use
@@ -456,10 +456,15 @@ def _run(r: Request, answer: Answer, target: Target) -> None:
     if length is None and has_body(r):
         length = r.body.length
     environ = _environ(r, config, target, length)
-    used = settled.reuse and r.method in _REPEATABLE and not length
+    repeatable = r.method in _REPEATABLE and not length
+    again = False
     try:
         while True:
-            kept = idle.take(target) if used else None
+            kept = idle.take(target) if settled.reuse and not again else None
+            if kept is not None and not repeatable:
+                # The new one takes its place: two could hold two processes of the backend.
+                kept.close()
+                kept = None
             connection: socket.socket | None = connect(target, timeout) if kept is None else kept
             assert connection is not None  # noqa: S101 - one of the two
             backend = Backend(
@@ -474,7 +479,7 @@ def _run(r: Request, answer: Answer, target: Target) -> None:
             try:
                 _converse(r, backend, file, answer, timeout, body=bool(length))
             except Stale:
-                used = False  # the second time it is a new one
+                again = True  # on a new one
             else:
                 if settled.reuse and backend.reusable:
                     idle.put(target, connection)
