@@ -384,6 +384,8 @@ class BaseExchange:
     request_time: "float | None"
     make_scope: "Callable[[], dict[str, Any]] | None" = None
     """Makes the ASGI scope, where that takes less than making it of ``environ``."""
+    direct = False
+    """A whole response may be given to ``send_whole`` at once, as checked bytes."""
     websocket: "Any" = None
     """The connection half of a WebSocket, where the client asked for one."""
     header_handler: "Callable[[Headers], Headers] | None" = None
@@ -444,6 +446,9 @@ class Exchange(BaseExchange):
 
 class AsyncExchange(BaseExchange):
     """One request and the response to it, in the awaitable form."""
+
+    task: "Any" = None
+    """The task that serves it, where who made that says so."""
 
     async def read_post(self, size: int) -> bytes:
         """As :meth:`Exchange.read_post`."""

@@ -1,4 +1,4 @@
-"""Serves the demonstration so that a browser can see it: what ``make demo`` starts.
+"""Serves the demonstration behind another web server; ``serve -f httpd.conf`` needs none.
 
     python demo.py [PORT]
 

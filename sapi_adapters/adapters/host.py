@@ -143,9 +143,16 @@ class AsyncHostGateway(HostGateway):
 
     def __call__(self, exchange: HttpExchange) -> Any:
         """Return what serves the request of *exchange*, to be awaited."""
+        if exchange.direct:
+            return _serve_plain(exchange)
         if exchange.refused:
             return _answer_refused(exchange)
         return process_request(exchange.request)
+
+
+async def _serve_plain(exchange: Any) -> None:
+    await exchange.plan.cycle(exchange)
+    exchange.conclude()
 
 
 async def _answer_refused(exchange: HttpExchange) -> None:
@@ -364,10 +371,12 @@ class HostSapi(ServerSapi):
         self, cycle: Callable[[Any], Any], server: EventServer, stream: Stream
     ) -> EventWire:
         from .http_event import EventWire
+        from .lane import lane_of
 
         if self._sessions is None:
             assert self.host is not None  # noqa: S101 - startup() made it
             self._sessions = HttpSession(self, self.host, cycle)
+            self._sessions.lane = lane_of(self.host)
         return EventWire(self._sessions, server, stream)
 
     @property

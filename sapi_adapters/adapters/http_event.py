@@ -22,6 +22,7 @@ from .http_wire import (
     failure,
     refused_request,
 )
+from .lane import LaneExchange
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..httpd.records import Request
     from ..servers.event import EventServer, Stream
     from .http_wire import HttpSession
+    from .lane import Lane, Plan
 
 _HIGH, _LOW = 262144, 65536
 """Bytes of a body that nobody has read, at which the connection is paused, and read again."""
@@ -248,6 +250,12 @@ class EventWire(Wire):
                 return
             event = events.popleft()
             if event.__class__ is Head:
+                lane = self.session.lane
+                if lane is not None and event.length == 0 and event.upgrade is None:
+                    plan = lane.find(event)
+                    if plan is not None and self.connection.input_codec is None:
+                        self._start_plain(event, plan, lane)
+                        continue
                 self._start(event)
             elif event.__class__ is Refusal:
                 self._refuse(event)
@@ -281,13 +289,47 @@ class EventWire(Wire):
         if self.session.stopping:
             self.connection.keepalive = False
         exchange = self._exchange = HttpExchange(self.session.sapi, r)
-        self.server.spawn(self._run(exchange))
+        exchange.task = self.server.spawn(self._run(exchange))
+
+    def _start_plain(self, head: Head, plan: Plan, lane: Lane) -> None:
+        """Start a request that goes the short way, see lane.py."""
+        self._head_began = 0.0
+        connection, server = self.connection, lane.server
+        connection.keepalive = (
+            head.keep_alive
+            and server.keep_alive
+            and (not server.keep_alive_max or connection.keepalives + 1 < server.keep_alive_max)
+            and not self.session.stopping
+        )
+        exchange = LaneExchange(self, head, plan, lane)
+        self._exchange = exchange  # type: ignore[assignment]
+        exchange.task = self.server.spawn(self._run_plain(exchange))
+
+    async def _run_plain(self, exchange: LaneExchange) -> None:
+        try:
+            await self.session.cycle(exchange)
+        except asyncio.CancelledError:
+            exchange.cut()
+            raise
+        connection, stream = self.connection, self.stream
+        connection.keepalives += 1
+        self._exchange = None
+        if stream.closed:
+            return
+        if connection.aborted:
+            stream.reset()
+        elif not connection.keepalive:
+            self.close()
+        elif self.parser.events:
+            self._advance()
+        else:
+            stream.deadline = time.monotonic() + connection.base_server.keep_alive_timeout
 
     def _refuse(self, refusal: Refusal) -> None:
         self.connection.keepalive = False
         r = refused_request(self.connection, refusal)
         exchange = self._exchange = HttpExchange(self.session.sapi, r, refusal.status)
-        self.server.spawn(self._run(exchange))
+        exchange.task = self.server.spawn(self._run(exchange))
 
     async def _run(self, exchange: HttpExchange) -> None:
         try:

@@ -40,6 +40,8 @@ class HttpExchange:
 
     ended = False
     aborted = False
+    direct = False
+    task: Any = None
     written = 0
     status = ""
     failure_status = INTERNAL_SERVER_ERROR
@@ -261,6 +263,8 @@ class HttpSession:
         self.count = 0
         """Connections that were served so far."""
         self.note: Callable[[int], None] = getattr(sapi, "note", None) or (lambda stage: None)
+        self.lane: Any = None
+        """The short way of plain requests, where there is one; lane.py's."""
         self._limits: dict[int, Limits] = {}
         self._timeouts: dict[Any, Any] = host.provided.get("request_timeouts", {})
 

@@ -136,7 +136,7 @@ def _kind(name: str) -> int:
     return found
 
 
-_WIRE_NAMES: dict[str, bytes | None] = {}
+wire_names: dict[str, bytes | None] = {}
 """Names of request fields as clients spell them, and as ASGI wants them. Bounded."""
 
 
@@ -144,8 +144,8 @@ def _wire_name(name: str) -> bytes | None:
     """Return a field's name for ASGI, None for one that no application gets to see."""
     shown = variable_of(name) is not None
     found = name.lower().encode("latin-1") if shown else None
-    if len(_WIRE_NAMES) < 1000:
-        _WIRE_NAMES[name] = found
+    if len(wire_names) < 1000:
+        wire_names[name] = found
     return found
 
 
@@ -281,7 +281,7 @@ class AsyncModExchange(ModResponse, AsyncExchange):
         headers = []
         own = r.__dict__
         for name, value in own["headers_in"].items() if "headers_in" in own else r.fields:
-            wire = _WIRE_NAMES.get(name, b"?")
+            wire = wire_names.get(name, b"?")
             if wire == b"?":
                 wire = _wire_name(name)
             if wire is not None:
@@ -296,12 +296,8 @@ class AsyncModExchange(ModResponse, AsyncExchange):
             "query_string": r.args.encode("latin-1") if r.args else b"",
             "root_path": mount,
             "headers": headers,
-            "client": (connection.client_ip, connection.client_port)
-            if connection.client_ip
-            else None,
-            "server": (connection.local_ip, r.server.port or connection.local_port)
-            if connection.local_ip
-            else None,
+            "client": connection.client_pair,
+            "server": connection.server_pair,
             "extensions": {
                 "sapi": {
                     "name": self.sapi.name,

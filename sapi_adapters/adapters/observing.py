@@ -347,7 +347,7 @@ class Awaited(Observed):
         self._begin(entry, exchange)
         started = entry.started
         exchange.note_stage = entry.note
-        entry.task = self._current_task()
+        entry.task = exchange.task or self._current_task()
         self._crowd += entry is self._beyond
         try:
             if self._terminate_after and cycle is None:

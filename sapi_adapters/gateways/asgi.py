@@ -208,6 +208,7 @@ class AsgiGateway:
     """Calls one ASGI application for exchanges, as many at a time as the server starts."""
 
     asynchronous = True
+    takes_whole_responses = True
 
     def __init__(self, application: "Any", sapi: "Sapi", *, two_step: bool = False) -> None:
         self.application: Application = _single_callable(application) if two_step else application
@@ -231,7 +232,8 @@ class AsgiGateway:
             return
         if self.lifespan.supported:
             scope["state"] = self.lifespan.state.copy()
-        response = Response(exchange, scope["method"] == "HEAD")
+        kind = Direct if exchange.direct else Response
+        response = kind(exchange, scope["method"] == "HEAD")
         try:
             await self.application(scope, response.receive, response.send)
         except ClientDisconnected:
@@ -334,6 +336,11 @@ def _single_callable(application: "Any") -> "Application":
         await application(scope)(receive, send)
 
     return single
+
+
+_VISIBLE = bytes((9, *range(32, 127), *range(128, 256)))
+"""What may be in a field's value."""
+_LONG = 65536
 
 
 # -- one request ----------------------------------------------------------------------------------
@@ -519,6 +526,80 @@ class Response:
                 if self.head_only or self.left == 0:
                     break
         await self._body(b"", False)
+
+
+class Direct(Response):
+    """The same for an exchange that takes a whole response at once.
+
+    That is a start and one body, the most common response by far. Its head is checked and joined
+    as bytes. Anything else goes on as in every response.
+    """
+
+    __slots__ = ("fields", "start")
+
+    def __init__(self, exchange: "AsyncExchange", head_only: bool) -> None:
+        super().__init__(exchange, head_only)
+        self.start: Event | None = None
+        self.fields = b""
+
+    async def send(self, event: "Event") -> None:
+        """As :meth:`Response.send`."""
+        kind = event["type"]
+        start = self.start
+        if self.phase == _START and kind == "http.response.start" and start is None:
+            if self.exchange.aborted:
+                raise ClientDisconnected("the client has gone")
+            if self._join(event):
+                self.start = event
+                self.phase = _BODY
+                return
+        elif start is not None:
+            self.start = None
+            body = event.get("body", b"")
+            if (
+                kind == "http.response.body"
+                and not event.get("more_body")
+                and type(body) is bytes
+                and self.left in (-1, len(body))
+                and len(body) < _LONG
+            ):
+                self.phase = _COMPLETE
+                status = start["status"]
+                self.exchange.send_whole(  # type: ignore[attr-defined]
+                    status, REASONS.get(status, ""), self.fields, body, self.left >= 0
+                )
+                return
+            self.left = -1
+            self._start(start)
+        await super().send(event)
+
+    def _join(self, event: "Event") -> bool:
+        """Check the head and join its fields; False if it is one for the other way."""
+        status = event["status"]
+        if type(status) is not int or not 200 <= status < 600 or status in (204, 304):
+            return False
+        if "trailers" in event or self.exchange.header_handler is not None:
+            return False
+        given = event.get("headers", ())
+        if type(given) is not list and type(given) is not tuple:
+            return False  # what is read once only is read by the other way
+        fields, count = b"", 0
+        for item in given:
+            try:
+                name, value = item
+                kind = _response_names[name][1]
+                fields += b"%b: %b\r\n" % (name, value)
+            except (TypeError, ValueError, KeyError):
+                return False  # the other way says what is wrong, and learns names
+            if kind:
+                if kind != CONTENT_LENGTH or self.left >= 0 or not value.isdigit():
+                    return False
+                self.left = int(value)
+            count += 1
+        if fields.translate(None, _VISIBLE) != b"\r\n" * count:
+            return False
+        self.fields = fields
+        return True
 
 
 _DROPPED = 2

@@ -163,6 +163,9 @@ class Connection:
         self.transport = transport
         self.client_ip, self.client_port = client
         self.local_ip, self.local_port = local
+        self.client_pair = client if client[0] else None
+        """As ASGI has it: None without an address."""
+        self.server_pair = (local[0], base_server.port or local[1]) if local[0] else None
         self.id = id
         self.notes: dict[str, Any] = {}
         self.conn_config: dict[Any, Any] = {}

@@ -18,7 +18,7 @@ from .hooks import OK
 
 if TYPE_CHECKING:
     from .module import Vector
-    from .records import Request
+    from .records import Request, Server
 
 _MOST_LOCATED, _LONG = 1000, 300
 """Paths that are remembered with the sections that hold for them: how many, how long."""
@@ -115,6 +115,12 @@ def unescape_to_path(uri: str) -> str:
     return uri if uri.isascii() else os.fsdecode(uri.encode("latin-1"))
 
 
+def sections_for(server: Server, uri: str) -> list[Vector]:
+    """Return the Locations of *server* that hold for *uri*."""
+    sections = server_config(server).locations
+    return [section.vector for section in sections if section.holds_for_uri(uri)]
+
+
 def location_walk(r: Request) -> None:
     """Let the Locations that hold for the URI configure the request, over what it has."""
 
@@ -123,9 +129,7 @@ def location_walk(r: Request) -> None:
     key = (id(r.per_dir_config), uri)
     found = known.get(key)
     if found is None:
-        sections = server_config(server).locations
-        matching = [section.vector for section in sections if section.holds_for_uri(uri)]
-        found = (r.host.merged(r.per_dir_config, matching), r.per_dir_config)
+        found = (r.host.merged(r.per_dir_config, sections_for(server, uri)), r.per_dir_config)
         if len(known) >= _MOST_LOCATED:
             known.clear()
         if len(uri) <= _LONG:

@@ -396,7 +396,7 @@ def test_a_graceful_stop_waits_for_the_response(tmp_path: Path, mpm: str) -> Non
     with host_of(tmp_path, mpm) as host, begin(host, "/app/both", b"", CHUNKED) as connected:  # type: ignore[attr-defined]
         read_until(connected, b"second.\r\n")
         host.process.send_signal(signal.SIGWINCH)
-        connected.sendall(b"4\r\nbody\r\n")
+        connected.sendall(b"4\r\nbody\r\n0\r\n\r\n")
         assert read_until(connected, b"0\r\n\r\n").endswith(b"4\r\nbody\r\n0\r\n\r\n")
         assert host.process.wait(15) == 0
         assert "STOPPED" in host.log

@@ -23,6 +23,8 @@ from sapi_adapters.httpd.modules import (
     mod_auth_basic,
     mod_authn_core,
     mod_authn_file,
+    mod_authz_core,
+    mod_authz_groupfile,
     mod_authz_host,
 )
 from sapi_adapters.sapi import ConfigurationError
@@ -353,6 +355,35 @@ def test_apache_refuses_the_same(tmp_path: Path) -> None:
     assert taken == {text for text, _, reason in REFUSED if reason}
 
 
+def test_what_is_not_forbidden_is_not_granted_for_that() -> None:
+    r: Any = None
+    container = mod_authz_core.Container("<RequireAll>", mod_authz_core.AND)
+    lines = {
+        said: mod_authz_core.Line(lambda r, said: int(said), said, True)
+        for said in (
+            mod_authz_core.DENIED,
+            mod_authz_core.DENIED_NO_USER,
+            mod_authz_core.NEUTRAL,
+        )
+    }
+    for line in lines.values():
+        assert line.decide(r) == mod_authz_core.NEUTRAL
+        assert container.add(line, "Require") is None
+    assert container.decide(r) == mod_authz_core.NEUTRAL
+    failing = mod_authz_core.Line(lambda r, said: int(said), mod_authz_core.GENERAL_ERROR, True)
+    container.add(failing, "Require")
+    assert container.decide(r) == mod_authz_core.GENERAL_ERROR
+
+
+def test_an_authentication_that_no_module_knows_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "passwords").write_text(PASSWORDS)
+    text = login(tmp_path).replace("AuthType Basic", "AuthType Digest")
+    with hosting(tmp_path, text) as host:
+        answer = host.request("GET", "/", headers=basic("alice"))
+        assert (answer.status, answer.getheader("WWW-Authenticate")) == (500, None)
+        assert "AuthType Digest configured without corresponding module" in host.log
+
+
 def test_require_does_not_stand_outside_of_sections(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="Require not allowed here"):
         host_of(tmp_path, "Require all granted")
@@ -443,7 +474,9 @@ def test_changed_files_count_at_once(tmp_path: Path) -> None:
             (tmp_path / "passwords").write_text(PASSWORDS)
 
 
-def test_a_file_is_parsed_again_only_when_it_has_changed(tmp_path: Path) -> None:
+def test_a_file_is_parsed_again_only_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"one")
     os.utime(path, (1, 1))
@@ -459,14 +492,17 @@ def test_a_file_is_parsed_again_only_when_it_has_changed(tmp_path: Path) -> None
     path.write_bytes(b"two")
     os.utime(path, (1, 1))  # of the same size and time
     assert files.get(str(path)) == b"two"
+    # one that has just been written might be written once more at the same time
+    monkeypatch.setattr(changing_files.time, "time", lambda: 1.05)
+    os.utime(path, (1, 1))
+    assert [files.get(str(path)) for _ in range(3)] == [b"two"] * 3
+    assert parsed[2:] == [b"two"] * 3
     path.unlink()
     with pytest.raises(FileNotFoundError):
         files.get(str(path))
 
 
 def test_groups_of_several_lines_add_up(tmp_path: Path) -> None:
-    from sapi_adapters.httpd.modules import mod_authz_groupfile
-
     found = mod_authz_groupfile._members(b"# x: y\na: u v\r\n\n b :w\na:x\n#c: d\n")
     assert found == {"a": {"u", "v", "x"}, "b": {"w"}}
 

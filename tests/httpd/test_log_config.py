@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -403,6 +404,54 @@ def test_piped_logs(tmp_path: Path, mpm: str) -> None:
         keeper = int(Path(f"/proc/{pids[1]}/stat").read_text().rpartition(")")[2].split()[1])
     assert lines_of(out, 4)[3] == "the end"
     until(lambda: not any(map(alive, [*pids, keeper])), what="the end of the program")
+
+
+def test_a_graceful_restart_opens_logs_anew(tmp_path: Path) -> None:
+    program, out = tmp_path / "program.py", tmp_path / "out"
+    program.write_text(PROGRAM)
+    log, pids = tmp_path / "log", tmp_path / "out.pids"
+    text = f"""{LOAD}DocumentRoot {tmp_path}
+    CustomLog log "%U"
+    CustomLog "|{sys.executable} {program} {out}" "%U"
+    """
+    with hosting(tmp_path, text) as host:
+        host.get("/before")
+        assert lines_of(out, 1) == lines_of(log, 1) == ["/before"]
+        first = int(lines_of(pids, 1)[0])
+        log.rename(tmp_path / "log.1")
+        os.kill(host.process.pid, signal.SIGUSR1)
+        until(lambda: "generation 2 serves" in host.log, what="the restart")
+        until(lambda: not alive(first), what="the end of the program before")
+        host.get("/after")
+        assert lines_of(log, 1) == ["/after"]
+        assert lines_of(out, 3) == ["/before", "the end", "/after"]
+        assert host.process.poll() is None
+
+
+KEEPER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import piped
+piped._LAST = 0.2
+sys.exit(piped.main(sys.argv[2:]))
+"""
+
+
+def test_a_program_that_does_not_heed_the_end_is_ended() -> None:
+    folder = Path(mod_log_config.__file__).parent
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
+    program = [sys.executable, "-c", f"{stubborn}; time.sleep(600)"]
+    keeper = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", KEEPER, str(folder), *program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert keeper.stdin is not None and keeper.stdout is not None
+    with keeper.stdout:
+        assert keeper.stdout.readline() == b"1\n"
+        keeper.stdin.close()
+        assert keeper.wait(20) == -signal.SIGKILL & 0xFF
+        assert keeper.stdout.read() == b""  # nobody has it open any more
 
 
 # -- as Apache

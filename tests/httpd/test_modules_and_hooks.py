@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -50,7 +48,11 @@ ORDERS: list[tuple[str, list[Entry], str]] = [
         "a b c d e",
     ),
     ("between these", [("b", {"order": FIRST + 1}), ("a", {"order": FIRST})], "a b"),
-    ("without one in the middle", [("b", {}), ("c", {"order": LAST}), ("a", {"order": 9})], "a b c"),
+    (
+        "without one in the middle",
+        [("b", {}), ("c", {"order": LAST}), ("a", {"order": 9})],
+        "a b c",
+    ),
     ("behind predecessors", [("b", {"predecessors": ["a"]}), ("a", {})], "a b"),
     ("before successors", [("b", {}), ("a", {"successors": ["b"]})], "a b"),
     (
@@ -104,7 +106,11 @@ CIRCLES: list[list[Entry]] = [
     [("a", {"predecessors": ["b"]}), ("b", {"predecessors": ["a"]})],
     [("a", {"successors": ["b"]}), ("b", {"successors": ["a"]})],
     [("a", {"predecessors": ["b"], "successors": ["b"]}), ("b", {})],
-    [("a", {"predecessors": ["c"]}), ("b", {"predecessors": ["a"]}), ("c", {"predecessors": ["b"]})],
+    [
+        ("a", {"predecessors": ["c"]}),
+        ("b", {"predecessors": ["a"]}),
+        ("c", {"predecessors": ["b"]}),
+    ],
 ]
 
 
@@ -225,17 +231,14 @@ def do(r):
     return r.per_dir_config[every_module].do
 
 
-def early(r, *more):
-    """What ends a request in a phase before the handler."""
-    hook, _, result = do(r).partition("=")
-    return hook, result
-
-
 def ending(hook):
+    """What ends a request for /end/HOOK=RESULT; not every phase has its section yet."""
     def function(r, *more):
-        wanted, result = early(r)
+        wanted, _, result = r.uri.removeprefix("/end/").partition("=")
         if wanted != hook or r.main is not None or r.prev is not None:
             return DECLINED
+        if result == "OK":
+            return OK
         if result == "DONE":
             r.content_type = "text/plain"
             r.write(b"done in " + hook.encode())
@@ -335,8 +338,9 @@ def received(r):
     return r.in_thread(read)
 
 
-def nothing(r):
-    return DECLINED
+async def loop(r):
+    await internal_redirect("/do/loop", r)
+    return OK
 
 
 def flushing(r):
@@ -349,15 +353,7 @@ def flushing(r):
 
 HANDLERS = {"fields": fields, "redirect": redirect, "landed": landed, "subrequest": subrequest,
             "filtered": filtered, "received": received, "flushing": flushing,
-            "raise": lambda r: 1 / 0, "invalid": lambda r: 1234, "cleanups": fields,
-            "loop": lambda r: internal_redirect("/do/loop", r).__await__() and OK}
-
-
-async def loop(r):
-    await internal_redirect("/do/loop", r)
-    return OK
-
-HANDLERS["loop"] = loop
+            "raise": lambda r: 1 / 0, "invalid": lambda r: 1234, "cleanups": fields, "loop": loop}
 
 
 def handler(r):
@@ -422,13 +418,18 @@ every_module = Module(
 '''
 
 ENDS = [
-    *("quick_handler=DONE", "pre_translate_name=DONE", "translate_name=DONE", "map_to_storage=DONE"),
+    *(
+        "quick_handler=DONE",
+        "pre_translate_name=DONE",
+        "translate_name=DONE",
+        "map_to_storage=DONE",
+    ),
     *("post_perdir_config=DONE", "header_parser=DONE", "access_checker=DONE", "type_checker=DONE"),
     *("fixups=DONE", "translate_name=404", "map_to_storage=403", "header_parser=400"),
     *("access_checker=403", "type_checker=500", "fixups=410", "translate_name=raise"),
     *("fixups=raise", "post_perdir_config=503"),
 ]
-"""What ``Do`` lets a phase return: it is asked for at a path of its own."""
+"""What the module lets a phase return for a path of that name."""
 
 
 def configuration(folder: Path) -> str:
@@ -438,11 +439,9 @@ def configuration(folder: Path) -> str:
     (site / "do" / "sub" / "inner.txt").write_text("inner")
     (site / "plain.txt").write_text("plain\n")
     names = ("fields", "redirect", "filtered", "received", "flushing", "raise", "invalid", "loop")
-    handlers = [
-        *(f"<Location /do/{name}>\nDo {name}\n</Location>" for name in (*names, "cleanups")),
-        *(f"<Location /end/{name}>\nDo {name}\n</Location>" for name in ENDS),
-    ]
+    handlers = [f"<Location /do/{name}>\nDo {name}\n</Location>" for name in (*names, "cleanups")]
     return f"""LoadModule every_module mod_every.py
+LoadModule authz_core_module modules/mod_authz_core.so
 LoadModule dir_module modules/mod_dir.so
 DocumentRoot {site}
 LogLevel info
@@ -454,7 +453,7 @@ Do subrequest
 Do landed
 </Location>
 <Location /do/403>
-Do access_checker=403
+Require all denied
 </Location>
 """
 
@@ -488,22 +487,288 @@ CONNECTION = {"create_connection", "pre_connection", "process_connection", "pre_
 
 
 def of_request(lines: list[list[Any]]) -> list[str]:
-    return [line[0] for line in lines if line[0] not in CONNECTION | {"monitor", "over"}]
+    """Return the hooks of the requests among *lines*."""
+    return [
+        line[0] for line in lines if line[0] not in {*CONNECTION, *OF_SERVER, "over", "cleaned"}
+    ]
 
 
-UP_TO_ACCESS = (
+OF_SERVER = {"monitor", "child_init", "child_stopping", "pre_config", "post_config", "cleanup"}
+BEFORE_ACCESS = [
     *("create_request", "post_read_request", "quick_handler", "pre_translate_name"),
-    *("translate_name", "map_to_storage", "post_perdir_config", "header_parser", "access_checker"),
-)
-ALL_PHASES = [
-    *(*UP_TO_ACCESS, "access_checker_ex", "check_user_id"),
-    *("type_checker", "fixups", "insert_filter", "handler", "log_transaction"),
+    *("translate_name", "map_to_storage", "post_perdir_config", "header_parser"),
 ]
-OPEN_PHASES = [name for name in ALL_PHASES if name != "check_user_id"]
+"""Where access is free to all, force_authn asks whether the user shall be known all the same."""
+PHASES = [
+    *BEFORE_ACCESS,
+    *("access_checker", "access_checker_ex", "force_authn", "type_checker", "fixups"),
+    *("insert_filter", "handler", "log_transaction"),
+]
 
 
 def test_a_request_passes_every_phase(server: Hosted) -> None:
     answer, lines = passed(server, "GET", "/plain.txt")
-    assert (answer.status, answer.body) == (500, ANY_BODY(answer)) or answer.status == 200
-    assert of_request(lines)[: len(UP_TO_ACCESS)] == list(UP_TO_ACCESS)
-    assert of_request(lines)[-1] == "log_transaction"
+    assert (answer.status, answer.body) == (200, b"plain\n")
+    assert of_request(lines) == PHASES
+
+
+def test_a_connection_is_told_of_before_its_requests(server: Hosted) -> None:
+    _, lines = passed(server, "GET", "/plain.txt")
+    names = [line[0] for line in lines]
+    assert names.index("pre_connection") < names.index("create_request")
+    workers = server.workers()
+    assert all(line[1] in workers for line in lines if line[0] == "pre_connection")
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_a_phase_ends_the_request(server: Hosted, what: str) -> None:
+    hook, _, result = what.partition("=")
+    answer, lines = passed(server, "GET", f"/end/{what}")
+    until_hook = PHASES[: PHASES.index(hook) + 1]
+    if result == "DONE":
+        assert (answer.status, answer.body) == (200, b"done in " + hook.encode())
+        assert of_request(lines) == [*until_hook, "log_transaction"]
+    else:
+        assert answer.status == (500 if result == "raise" else int(result))
+        assert of_request(lines) == [*until_hook, "insert_error_filter", "log_transaction"]
+    if result == "raise":
+        assert "RuntimeError: as it was told to" in server.log
+
+
+def test_a_handler_that_raises(server: Hosted) -> None:
+    answer, lines = passed(server, "GET", "/do/raise")
+    assert answer.status == 500
+    assert "ZeroDivisionError" in server.log
+    assert of_request(lines)[-2:] == ["insert_error_filter", "log_transaction"]
+    assert passed(server, "GET", "/plain.txt")[0].status == 200
+
+
+def test_a_handler_that_returns_nonsense(server: Hosted) -> None:
+    answer, _ = passed(server, "GET", "/do/invalid")
+    assert answer.status == 500
+    assert "returned invalid result 1234" in server.log
+
+
+def test_what_is_in_a_request(server: Hosted) -> None:
+    fields = {"X-One": "1", "x-two": "2"}
+    answer, _ = passed(server, "POST", "/do/fields/%C3%A9?a=b&c", body=b"a body", headers=fields)
+    found = json.loads(answer.body)
+    assert {name: found[name] for name in EXPECTED} == EXPECTED
+    assert found["fields"][-2:] == [["X-One", "1"], ["x-two", "2"]]
+    assert found["local"] == ["127.0.0.1", server.port]
+    assert found["filename"] == f"{server.folder.resolve()}/site/do/fields"
+
+
+EXPECTED = {
+    "the_request": "POST /do/fields/%C3%A9?a=b&c HTTP/1.1",
+    "method": "POST",
+    "uri": "/do/fields/\u00c3\u00a9",
+    "args": "a=b&c",
+    "unparsed_uri": "/do/fields/%C3%A9?a=b&c",
+    "protocol": "HTTP/1.1",
+    "proto_num": 1001,
+    "hostname": "127.0.0.1",
+    "status": 200,
+    "header_only": False,
+    "handler": "default-handler",
+    "path_info": "/\u00c3\u00a9",
+    "user": None,
+    "is_initial": True,
+    "redirects": 0,
+    "aborted": False,
+    "assbackwards": False,
+    "no_cache": False,
+    "body": "a body",
+    "server": "localhost",
+    "client": "127.0.0.1",
+    "keepalives": 0,
+    "finfo": None,
+}
+"""The path's bytes are code points; the rest behind a file that is not there is path_info."""
+
+
+def test_a_head_request(server: Hosted) -> None:
+    answer, lines = passed(server, "HEAD", "/do/fields")
+    assert (answer.status, answer.body) == (200, b"")
+    assert of_request(lines) == PHASES
+    assert int(answer.getheader("Content-Length")) > 100
+
+
+def test_requests_of_a_connection_are_counted(server: Hosted) -> None:
+    connection = server.connect()
+    for number in range(3):
+        connection.request("GET", "/do/fields")
+        assert json.loads(connection.getresponse().read())["keepalives"] == number
+    connection.close()
+
+
+def test_an_internal_redirect(server: Hosted) -> None:
+    answer, lines = passed(server, "GET", "/do/redirect?old=query")
+    assert answer.status == 200
+    assert json.loads(answer.body) == {
+        "uri": "/landed",
+        "args": "new=query",
+        "method": "GET",
+        "redirects": 1,
+        "prev": "/do/redirect",
+        "next of prev": True,
+        "note of prev": "behind",
+        "notes": {},
+        "env": {
+            "REDIRECT_VARIABLE": "value",
+            "REDIRECT_URL": "/do/redirect",
+            "REDIRECT_QUERY_STRING": "old=query",
+            "REDIRECT_STATUS": "200",
+        },
+        "config": False,
+        "initial": [False, True],
+        "unparsed": "/do/redirect?old=query",
+        "the_request": "GET /do/redirect?old=query HTTP/1.1",
+    }
+    assert answer.getheader("X-Kept") == "yes"
+    assert answer.getheader("X-Lost") is None
+    again = [name for name in PHASES[:-1] if name != "post_read_request"]
+    assert of_request(lines) == [*PHASES[:-1], *again, "log_transaction"]
+    over = [line[1] for line in lines if line[0] == "over"]
+    assert sorted(over) == ["/do/redirect", "/landed"]
+
+
+def test_redirects_without_an_end(server: Hosted) -> None:
+    answer, lines = passed(server, "GET", "/do/loop")
+    assert answer.status == 500
+    assert Counter(of_request(lines))["handler"] == 11
+    assert "exceeded the limit of 10 internal redirects" in server.log
+
+
+def test_subrequests(server: Hosted) -> None:
+    answer, lines = passed(server, "GET", "/do/sub/page")
+    before, inner, rest = answer.body.split(b"|", 2)
+    behind, _, found = rest.partition(b"|")
+    assert (before, inner, behind) == (b"before", b"inner", b"behind")
+    inner_txt = [200, "/do/sub/inner.txt", "inner.txt", True, False, {}, True]
+    assert json.loads(found) == {
+        "inner.txt": inner_txt,
+        "/do/sub/inner.txt": inner_txt,
+        "/do/sub/in%6eer.txt": inner_txt,
+        "/do/sub/none.txt": [200, "/do/sub/none.txt", "none.txt", True, False, {}, False],
+        "/do/403/x": [403, "/do/403/x", "403", True, False, {}, False],
+        "file": [200, "/do/sub/inner.txt", "inner.txt", True],
+        "run": 0,
+    }
+    of_subs = [line for line in lines if line[1] != "/do/sub/page"]
+    names = Counter(of_request(of_subs))
+    assert names["create_request"] == 7
+    assert names["handler"] == names["insert_filter"] == 1
+    assert names["header_parser"] == names["log_transaction"] == names["post_read_request"] == 0
+    assert names["translate_name"] == 6  # not for the one that was looked up as a file
+
+
+def test_output_filters_are_sorted_by_type(server: Hosted) -> None:
+    answer, _ = passed(server, "GET", "/do/filtered")
+    assert answer.body == b"xy<FIRST<SECOND<OTHER-SECOND<WIRE"
+
+
+def test_input_filters_see_the_body_in_the_order_of_their_coming(server: Hosted) -> None:
+    answer, _ = passed(server, "POST", "/do/received", body=b"abc")
+    assert answer.body == b"[abcabc][(end of double)]"
+    chunked = iter([b"abc"])
+    answer, _ = passed(server, "POST", "/do/received", body=chunked)
+    assert answer.body == b"[abcabc][(end of double)]"
+
+
+def test_a_flush_sends_what_there_is(server: Hosted) -> None:
+    answer, _ = passed(server, "GET", "/do/flushing")
+    assert answer.getheader("Transfer-Encoding") == "chunked"
+    assert answer.body == b"one,two"
+
+
+def test_clean_ups_run_backwards_and_all_of_them(server: Hosted) -> None:
+    answer, lines = passed(server, "GET", "/do/cleanups")
+    assert answer.status == 200
+    before = len(trace(server.folder)) - len(lines)
+
+    def done() -> list[list[Any]]:
+        lines = trace(server.folder)[before:]
+        return [line for line in lines if line[0] in ("log_transaction", "cleaned", "over")]
+
+    until(lambda: len(done()) == 5, what=str(done()))
+    assert done() == [
+        ["log_transaction", "/do/cleanups"],
+        ["over", "/do/cleanups"],
+        ["cleaned", 2],
+        ["cleaned", 1],
+        ["cleaned", 0],
+    ]
+    assert "clean-up after 'GET /do/cleanups HTTP/1.1'" in server.log
+
+
+# -- the server's life ----------------------------------------------------------------------------
+
+START = ["pre_config", "check_config", "open_logs", "post_config"]
+LIFE = {*START, "cleanup", "child_init", "child_stopping", "test_config"}
+
+
+def life(folder: Path) -> list[list[Any]]:
+    return [line for line in trace(folder) if line[0] in LIFE]
+
+
+@pytest.mark.parametrize("mpm", ["prefork", "event"])
+def test_the_life_of_a_server(tmp_path: Path, mpm: str) -> None:
+    """The configuration is made twice at the start, once for a restart, and given up each time."""
+    with hosting(tmp_path, configuration(tmp_path), mpm) as server:
+        master = server.process.pid
+        until(lambda: any(line[0] == "child_init" for line in life(tmp_path)))
+        first = life(tmp_path)
+        assert first[:9] == [
+            *([name, master, 1] for name in START),
+            ["cleanup", master, 1],
+            *([name, master, 2] for name in START),
+        ]
+        assert [name for name, _, _ in first[9:]] == ["child_init"]
+        child = first[9][1]
+        assert child != master
+        server.process.send_signal(signal.SIGUSR1)
+        until(lambda: ["child_stopping", child, 2] in life(tmp_path), what="the old child's end")
+        second = life(tmp_path)[len(first) :]
+        assert second[:4] == [[name, master, 2] for name in START]
+        names = [name for name, pid, _ in second[4:] if pid == master]
+        assert names == ["cleanup"]
+        assert any(name == "child_init" and pid != child for name, pid, _ in second[4:])
+    third = life(tmp_path)[len(first) + len(second) :]
+    assert [line for line in third if line[1] == master] == [["cleanup", master, 2]]
+    started = {pid for name, pid, _ in life(tmp_path) if name == "child_init"}
+    stopped = {pid for name, pid, _ in life(tmp_path) if name == "child_stopping"}
+    assert started == stopped
+
+
+FAILING = """
+from sapi_adapters.httpd.module import Module
+
+def fail(host):
+    {what}
+
+failing_module = Module(
+    "mod_failing", register_hooks=lambda hooks: hooks.add("{hook}", fail))
+"""
+
+
+@pytest.mark.parametrize("hook", START)
+def test_a_module_that_fails_stops_the_start(tmp_path: Path, hook: str) -> None:
+    (tmp_path / "mod_failing.py").write_text(FAILING.format(what="return 500", hook=hook))
+    text = "LoadModule failing_module mod_failing.py\n"
+    with hosting(tmp_path, text, ready=False) as server:
+        assert server.process.wait(30) != 0
+        assert f"a module failed in {hook}" in server.log
+
+
+def test_modules_in_a_circle_stop_the_start(tmp_path: Path) -> None:
+    for name, other in (("one", "two"), ("two", "one")):
+        (tmp_path / f"mod_{name}.py").write_text(
+            "from sapi_adapters.httpd.module import Module\n"
+            f"def register(hooks): hooks.add('fixups', len, predecessors=['mod_{other}'])\n"
+            f"{name}_module = Module('mod_{name}', register_hooks=register)\n"
+        )
+    text = "LoadModule one_module mod_one.py\nLoadModule two_module mod_two.py\n"
+    with hosting(tmp_path, text, ready=False) as server:
+        assert server.process.wait(30) == 2
+        assert "hook fixups goes round in a circle: mod_one, mod_two" in server.log

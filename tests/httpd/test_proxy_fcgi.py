@@ -255,8 +255,8 @@ class Exchange:
     def next(self, kind: type) -> Any:
         """Return the next event of *kind*; all go to the backend's list. None at the end."""
         while True:
-            for event in self._waiting:
-                self._waiting.remove(event)
+            while self._waiting:
+                event = self._waiting.pop(0)
                 if isinstance(event, kind):
                     return event
             data = self.connection.recv(65536)

@@ -193,6 +193,7 @@ AddModuleInfo mod_status.c "See <the> manual"
     <Location /deep>
         SetHandler server-status
         SetEnv API_TOKEN abcdef
+        SetEnv PLAIN text
     </Location>
 </VirtualHost>
 """
@@ -264,6 +265,7 @@ def test_info_shows_a_modules_directives_within_their_sections(informing: Any) -
         "<VirtualHost *:*>",
         "    <Location /deep>",
         "        SetEnv API_TOKEN •••••",
+        "        SetEnv PLAIN text",
     ]
 
 

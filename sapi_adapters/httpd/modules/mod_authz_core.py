@@ -117,13 +117,12 @@ class Config(Settings):
 
     section: Container | None = None
     merging: str | None = None
-    """``"off"``, ``"and"``, ``"or"``: for this section alone, it is not inherited."""
+    """``"off"``, ``"and"``, ``"or"``: how this section is joined to those before it."""
     forbidden_on_failure = False
 
     def merged(self, new: Config) -> Config:
         """A section with Require lines replaces those before it, unless AuthMerging joins them."""
         result: Config = super().merged(new)
-        result.__dict__.pop("merging", None)
         if new.merging in (AND, OR):
             sections = [each for each in (self.section, new.section) if each is not None]
             if sections:

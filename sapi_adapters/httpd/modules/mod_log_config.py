@@ -525,6 +525,9 @@ def _check_config(host: Host) -> int:
 def _open_logs(host: Host) -> int:
     """Open every log once, as root. Programs are started only for the pass that serves."""
     sinks: dict[str, Sink] = {}
+    opened: list[dict[str, Sink]] = host.retained.setdefault("mod_log_config", [])
+    opened.append(sinks)
+    host.cleanup(lambda: opened.remove(sinks))
     for config in _configs(host):
         writers = []
         for log in config.logs:
@@ -538,6 +541,16 @@ def _open_logs(host: Host) -> int:
             writers.append(compile_format(pieces, sink, log.condition))
         config.writers = tuple(writers)
     return OK
+
+
+def _child_init(host: Host) -> None:
+    """Give up the logs of the generation before, which a new process has inherited.
+
+    Its programs would not see the end of their pipes otherwise.
+    """
+    for sinks in host.retained.get("mod_log_config", ())[:-1]:
+        for sink in sinks.values():
+            sink.close()
 
 
 def _log_transaction(r: Request) -> int:
@@ -554,6 +567,7 @@ def _log_transaction(r: Request) -> int:
 def _register(hooks: Hooks) -> None:
     hooks.add("check_config", _check_config)
     hooks.add("open_logs", _open_logs)
+    hooks.add("child_init", _child_init)
     hooks.add("log_transaction", _log_transaction)
 
 

@@ -465,8 +465,7 @@ def _run(r: Request, answer: Answer, target: Target) -> None:
                 # The new one takes its place: two could hold two processes of the backend.
                 kept.close()
                 kept = None
-            connection: socket.socket | None = connect(target, timeout) if kept is None else kept
-            assert connection is not None  # noqa: S101 - one of the two
+            connection = connect(target, timeout) if kept is None else kept
             backend = Backend(
                 r,
                 connection,
@@ -480,14 +479,14 @@ def _run(r: Request, answer: Answer, target: Target) -> None:
                 _converse(r, backend, file, answer, timeout, body=bool(length))
             except Stale:
                 again = True  # on a new one
-            else:
+                continue
+            finally:
                 if settled.reuse and backend.reusable:
                     idle.put(target, connection)
-                    connection = None
-                return
-            finally:
-                if connection is not None:
+                else:
                     connection.close()
+            answer.finish()  # the client may ask for more at once, and find the connection
+            return
     finally:
         if file is not None:
             file.close()
@@ -504,7 +503,6 @@ def _converse(
 ) -> None:
     try:
         converse(r, backend, upload_of(r, file) if body else None, answer, timeout)
-        answer.finish()
     except ClientDisconnected:
         backend.abort()
         r.log("the client has gone: the backend is told so", "info")

@@ -63,8 +63,11 @@ class Counts:
     SLOTS, WIDTH = 1024, 8
 
     def __init__(self) -> None:
-        with tempfile.TemporaryFile() as file:
-            self._fd = os.dup(file.fileno())
+        if hasattr(os, "memfd_create"):
+            self._fd = os.memfd_create("mod_status", os.MFD_CLOEXEC)
+        else:
+            with tempfile.TemporaryFile() as file:
+                self._fd = os.dup(file.fileno())
         size = self.SLOTS * self.WIDTH * 8
         os.ftruncate(self._fd, size)
         self.view = memoryview(mmap.mmap(self._fd, size)).cast("Q")

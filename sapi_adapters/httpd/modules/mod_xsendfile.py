@@ -116,18 +116,18 @@ async def _serve(r: Request, found: Found) -> int:
             break
     if result != OK or found.name is None:
         return result
-    r.output_filters = _without_ours(r)
+    r.status_line = None  # it was the application's; the file may make it another one
+    _remove_filter(r)
     sent = _send(r, found.name)
     return sent if isinstance(sent, int) else await sent
 
 
-def _without_ours(r: Request) -> Filter:
+def _remove_filter(r: Request) -> None:
     at: Filter | None = r.output_filters
-    while at is not None:
-        if at.name == "XSENDFILE":
-            at.remove()
+    while at is not None and at.function is not _filter:
         at = at.next
-    return r.output_filters
+    if at is not None:
+        at.remove()
 
 
 def _send(r: Request, name: str) -> int | Awaitable[int]:
