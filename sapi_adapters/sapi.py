@@ -382,6 +382,9 @@ class BaseExchange:
     post_ended: bool = False
     """The whole body has been read; ``read_post`` would give ``b""`` without waiting."""
     request_time: "float | None"
+    noted: "tuple[bytes, bytes, bytes, bytes, bytes] | None" = None
+    """For the scoreboard: method, Content-Length, user, target and script, where that takes less
+    than looking into ``environ``."""
     make_scope: "Callable[[], dict[str, Any]] | None" = None
     """Makes the ASGI scope, where that takes less than making it of ``environ``."""
     direct = False

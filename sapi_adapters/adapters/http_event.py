@@ -303,7 +303,7 @@ class EventWire(Wire):
         )
         exchange = LaneExchange(self, head, plan, lane)
         self._exchange = exchange  # type: ignore[assignment]
-        exchange.task = self.server.spawn(self._run_plain(exchange))
+        exchange.task = self.server.start(self._run_plain(exchange))
 
     async def _run_plain(self, exchange: LaneExchange) -> None:
         try:
@@ -311,6 +311,11 @@ class EventWire(Wire):
         except asyncio.CancelledError:
             exchange.cut()
             raise
+        except Exception:
+            self.session.sapi.log_exception("internal: a request failed")
+            exchange.cut()
+        finally:
+            self.server.over(exchange.task)
         connection, stream = self.connection, self.stream
         connection.keepalives += 1
         self._exchange = None

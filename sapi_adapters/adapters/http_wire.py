@@ -42,6 +42,7 @@ class HttpExchange:
     aborted = False
     direct = False
     task: Any = None
+    noted = None
     written = 0
     status = ""
     failure_status = INTERNAL_SERVER_ERROR

@@ -154,13 +154,17 @@ class LaneExchange(AsyncModExchange):
         """The servers are told that it has ended."""
         self.written = 0
         self.make_scope = self._make_scope_of_head
-        # For logs and the scoreboard: the application gets a scope.
-        self.environ = {"REQUEST_METHOD": head.method, "REQUEST_URI": head.target}
+        method, target = head.method.encode(), head.target.encode("latin-1")
+        self.noted = (method, b"", b"", target, b"")
 
     def __getattr__(self, name: str) -> Any:
         if name == "request":
             self.request = made = self._make_request()
             return made
+        if name == "environ":  # for messages: the application gets a scope
+            head = self._head
+            self.environ = {"REQUEST_METHOD": head.method, "REQUEST_URI": head.target}
+            return self.environ
         raise AttributeError(name)
 
     def _make_request(self) -> Request:

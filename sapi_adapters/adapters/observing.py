@@ -67,23 +67,21 @@ class Entry:
 
     def begin(self, exchange: Any) -> None:
         """Note that *exchange* is being served."""
-        get = exchange.environ.get
         self.count = count = self.count + 1
         self.started = started = time.monotonic()
         self.exchange = exchange
+        noted = exchange.noted
+        if noted is None:
+            get = exchange.environ.get
+            noted = (
+                get("REQUEST_METHOD", "").encode("latin-1"),
+                get("CONTENT_LENGTH", "").encode("latin-1"),
+                get("REMOTE_USER", "").encode("latin-1"),
+                (get("REQUEST_URI") or get("PATH_INFO", "")).encode("latin-1"),
+                get("SCRIPT_FILENAME", "").encode("latin-1"),
+            )
         # Stored in one step: pack_into() would show zeros to a reader meanwhile.
-        self.memory[self.whole] = BEGIN.pack(
-            RUNNING,
-            count,
-            started,
-            0.0,
-            0.0,
-            get("REQUEST_METHOD", "").encode("latin-1"),
-            get("CONTENT_LENGTH", "").encode("latin-1"),
-            get("REMOTE_USER", "").encode("latin-1"),
-            (get("REQUEST_URI") or get("PATH_INFO", "")).encode("latin-1"),
-            get("SCRIPT_FILENAME", "").encode("latin-1"),
-        )
+        self.memory[self.whole] = BEGIN.pack(RUNNING, count, started, 0.0, 0.0, *noted)
         if self.long:
             self.cpu = time.thread_time()
 
@@ -340,6 +338,43 @@ class Awaited(Observed):
         import asyncio  # not at the top: blocking workers do without
 
         self._current_task, self._cancelled = asyncio.current_task, asyncio.CancelledError
+        if not self._terminate_after and (self._log is None or not self._log.needs_begin):
+            self.serve = self._unrolled()
+
+    def _unrolled(self) -> Callable[..., Any]:
+        """Return :meth:`__call__` with its steps in one function, for what is usual."""
+        free, current_task, cancelled = self._free, self._current_task, self._cancelled
+        log = None if self._log is None else self._log.end
+        whole_cycle = self.cycle
+
+        async def serve(exchange: Any, cycle: Callable[[Any], Any] = whole_cycle) -> None:
+            if not free:
+                await self(exchange, cycle)
+                return
+            entry = free.pop()
+            limit = self.limit
+            if limit is not None:
+                limit.begin()
+            entry.begin(exchange)
+            exchange.note_stage = entry.note
+            entry.task = exchange.task or current_task()
+            try:
+                await cycle(exchange)
+            except cancelled:
+                if not exchange.ended:
+                    self.blame(entry, exchange)
+                    exchange.cut()
+                raise
+            finally:
+                entry.task = None
+                ended = entry.end()
+                free.append(entry)
+                if log is not None:
+                    log(exchange, entry.started, ended)
+                if limit is not None:
+                    limit.end()
+
+        return serve
 
     async def __call__(self, exchange: Any, cycle: Callable[[Any], Any] | None = None) -> None:
         free = self._free

@@ -444,6 +444,18 @@ class EventServer:
         task.add_done_callback(self._done)
         return task
 
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """The same for one that ends with :meth:`over`: it costs the loop one step less."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        return task
+
+    def over(self, task: asyncio.Task[None]) -> None:
+        """Note that *task*, which :meth:`start` began, has come to its end."""
+        self._tasks.discard(task)
+        if self.sapi.terminating:
+            self.stop()
+
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if self.sapi.terminating:

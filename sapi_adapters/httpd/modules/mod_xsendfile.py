@@ -15,7 +15,7 @@ own fields count.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..filters import RESOURCE, Brigade, Filter, OutputFilter
 from ..hooks import DECLINED, OK, REALLY_FIRST
@@ -107,15 +107,15 @@ def _handler(r: Request) -> int | Awaitable[int]:
 
 
 async def _serve(r: Request, found: Found) -> int:
-    result = DECLINED
+    result: Any = DECLINED
     for function in r.host.hooks.handler:
         result = function(r)
         if result.__class__ is not int:
-            result = await result
+            result = await result  # None is as good as OK
         if result != DECLINED:
             break
-    if result != OK or found.name is None:
-        return result
+    if result or found.name is None:
+        return result or OK
     r.status_line = None  # it was the application's; the file may make it another one
     _remove_filter(r)
     sent = _send(r, found.name)
