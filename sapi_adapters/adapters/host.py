@@ -207,6 +207,8 @@ class HostSapi(ServerSapi):
         self._defines = dict(defines or {})
         self._loader = loader or self._only_application
         self._sessions: HttpSession | None = None
+        self._serves = False
+        """This process is one that serves, not the master."""
         self.host_warnings: list[str] = []
         """What was said while the configuration was read."""
         self._applications = Applications(self, self._loader)
@@ -326,6 +328,7 @@ class HostSapi(ServerSapi):
     def _gateway(self, worker: Worker) -> Any:
         host = self.host
         assert host is not None  # noqa: S101 - startup() made it
+        self._serves = True
         if worker.slot is None:
             worker.show_alone(self.pool.name, Scoreboard(1))
         host.provided["worker"] = worker
@@ -392,7 +395,7 @@ class HostSapi(ServerSapi):
 
     def shutdown(self) -> None:
         self._applications.stop()
-        if self.host is not None:
+        if self.host is not None and self._serves:
             self.host.stop_child(True)
 
     def hint(self) -> str:

@@ -124,6 +124,8 @@ class EventBody(Body):
 
     def read(self, size: int) -> bytes:
         """The same, for a thread beside the loop."""
+        if threading.get_ident() == self._wire.thread:
+            raise RuntimeError("Request.read() blocks the event loop: use in_thread()")
         return asyncio.run_coroutine_threadsafe(self.aread(size), self._wire.loop).result()
 
 
@@ -146,7 +148,7 @@ class EventWire(Wire):
         """That of the running request, while it comes."""
         self._exchange: HttpExchange | None = None
         self._discarding = 0
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         self._gone: list[asyncio.Future[None]] = []
         self._upgraded: Callable[[bytes], None] | None = None
         hooks = session.host.hooks
@@ -373,7 +375,7 @@ class EventWire(Wire):
 
     def send_bytes(self, data: bytes) -> None:
         """Send *data*."""
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self.thread:
             asyncio.run_coroutine_threadsafe(self._send_bytes_for_thread(data), self.loop).result()
         elif self.stream.closed:
             self.connection.aborted = True
@@ -386,7 +388,7 @@ class EventWire(Wire):
 
     def send_brigade(self, r: Request, brigade: Brigade) -> None:
         """Send what is in *brigade*; a thread waits until the client has taken most of it."""
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self.thread:
             asyncio.run_coroutine_threadsafe(self._send_for_thread(r, brigade), self.loop).result()
             return
         pieces = self.framed(r, brigade)
@@ -421,8 +423,8 @@ class EventWire(Wire):
         return self.loop.run_in_executor(None, function, r)
 
     def is_aborted(self) -> bool:
-        """Look whether the client has gone."""
-        return self.connection.aborted
+        """Look whether the client has gone, or sends no more at least."""
+        return self.connection.aborted or self._half_closed
 
     async def wait_disconnect(self) -> None:
         """Return when the client has gone, as far as one can see it."""
@@ -446,6 +448,9 @@ class EventWire(Wire):
 
     def cut(self, r: Request) -> None:
         """End the response to *r* where it is; before its begin with what the servers say of it."""
+        if threading.get_ident() != self.thread:
+            self.loop.call_soon_threadsafe(self.cut, r)
+            return
         if self.stream.closed or self.connection.aborted:
             return
         if not any_sent(r):

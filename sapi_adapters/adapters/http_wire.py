@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 SMALL = 65536
 """Bytes of a body of known length that are waited for before anybody is busy with the request."""
+DRAIN_SECONDS = 0.5
+"""How long the rest of it may take to come."""
 HEAD_SECONDS = 20.0
 """How long a head may take where mod_reqtimeout says nothing."""
 DRAINED = 262144
@@ -194,7 +196,7 @@ class Wire:
             self._head_began, self._head_bytes = now, 0
         self._head_bytes += received
         allowed = self.session.head_seconds(self.connection.base_server, self._head_bytes)
-        return max(0.001, self._head_began + allowed - now)  # bytes that drip in prolong nothing
+        return self._head_began + allowed - now  # bytes that drip in prolong nothing
 
     _head_began = 0.0
     _head_bytes = 0
@@ -402,13 +404,18 @@ class BlockingWire(Wire):
             return False
         return not any(event.__class__ is not bytes for event in self.parser.events)
 
-    def _outlook(self) -> float:
-        """Return how many seconds the server shall wait for what comes next."""
+    def _outlook(self) -> float | None:
+        """Return how many seconds the server shall wait for what comes next; None to close."""
         server, codec = self.connection.base_server, self.connection.input_codec
         beginning = codec is not None and not codec.ready
         if beginning or self._due is not None or self.parser.in_message:
             self.session.note(READING)
-            return self.head_left(self._came)
+            left = self.head_left(self._came)
+            if left > 0:
+                return left
+            self.dropped()
+            self.channel.close()
+            return None
         return max(0.001, server.keep_alive_timeout)
 
     def dropped(self) -> None:
@@ -458,9 +465,13 @@ class BlockingWire(Wire):
         if not body.continued or (body.length or 0) - body.taken > DRAINED:
             return False
         assert isinstance(body, BlockingBody)  # noqa: S101 - only that is left unread
-        left = DRAINED
+        left, end = DRAINED, time.monotonic() + DRAIN_SECONDS
         try:
             while not body.ended and left > 0:
+                if not self.parser.events and not self.channel.wait(
+                    select.POLLIN, max(0.0, end - time.monotonic())
+                ):
+                    return False
                 left -= len(body.next())
         except (ClientDisconnected, RequestError):
             return False

@@ -120,6 +120,8 @@ class Lane:
 
 def lane_of(host: Host) -> Lane | None:
     """Return the short way of *host*, None if other modules take part in its phases."""
+    if sapi_module not in host.modules:
+        return None
     table = host.hooks.table()
     if host.servers or any(set(table.get(phase, ())) - _OURS for phase in PHASES):
         return None

@@ -242,8 +242,8 @@ class ModExchange(ModResponse, Exchange):
 
     def finish(self) -> None:
         if not self.ended:
-            self.ended = True
             self._pass(EOS)
+            self.ended = True
 
     def wait_disconnect(self) -> None:
         import time
@@ -327,8 +327,8 @@ class AsyncModExchange(ModResponse, AsyncExchange):
 
     async def finish(self) -> None:
         if not self.ended:
-            self.ended = True
             self._pass(EOS)
+            self.ended = True
 
     async def wait_disconnect(self) -> None:
         await self.request.connection.transport.wait_disconnect()

@@ -244,8 +244,8 @@ class AsgiGateway:
                 wrong = isinstance(error, RequestError)  # the body, while it was being read
                 refuse(exchange, error.status if wrong else INTERNAL_SERVER_ERROR)  # type: ignore[union-attr]
                 await exchange.finish()
-            elif response.phase != _COMPLETE:
-                exchange.cut()
+            else:
+                exchange.cut()  # nothing, when the response is over
         except BaseException:  # cancelled, or the keyboard
             exchange.cut()
             raise

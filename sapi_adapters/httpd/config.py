@@ -146,11 +146,10 @@ class Reader:
         for number, line in enumerate(text.splitlines(), 1):
             if not held:
                 first = number
-            stripped = line.rstrip()
-            if stripped.endswith("\\") and not stripped.endswith("\\\\"):
-                held += stripped[:-1] + " "
+            if line.endswith("\\"):
+                held += line[:-1]
                 continue
-            whole, held = (held + stripped).strip(), ""
+            whole, held = (held + line).strip(), ""
             if whole and not whole.startswith("#"):
                 yield Directive("", whole, file, first)
         whole = held.strip()

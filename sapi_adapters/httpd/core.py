@@ -22,7 +22,7 @@ from .coreconfig import (
     options_of,
     server_config,
 )
-from .hooks import DECLINED, OK, REALLY_FIRST, REALLY_LAST
+from .hooks import DECLINED, DONE, OK, REALLY_FIRST, REALLY_LAST
 from .host import level_number
 from .module import (
     ACCESS_CONF,
@@ -208,7 +208,7 @@ def _options(cmd: Parameters, config: DirConfig, names: list[str]) -> str | None
 
 
 def _allow_override(cmd: Parameters, config: DirConfig, names: list[str]) -> str | None:
-    if cmd.context != "directory":
+    if cmd.context != "Directory":
         return "AllowOverride not allowed here: only in <Directory>"
     bits = 0
     for name in names:
@@ -230,9 +230,9 @@ def _access_file_name(cmd: Parameters, config: ServerConfig, names: list[str]) -
 
 
 def _set_handler(cmd: Parameters, config: DirConfig, name: str) -> None:
-    config.handler = None if name.lower() == "none" else name.lower()
-    if name.lower() == "none":
-        config.handler = ""
+    lower = name.lower()
+    # The rest of a proxy's name is a path.
+    config.handler = "" if lower == "none" else name if lower.startswith("proxy:") else lower
 
 
 def _filters(name: str) -> Any:
@@ -413,6 +413,8 @@ def _limit_body(r: Request) -> int:
 
 
 def _map_to_storage(r: Request) -> int:
+    if r.method == "OPTIONS" and r.uri == "*":
+        return DONE  # about the server, not about a resource (RFC 9110 section 9.3.7)
     if r.filename is None:
         return OK
     return directory_walk(r) or file_walk(r)

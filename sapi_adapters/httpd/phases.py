@@ -56,17 +56,21 @@ def process_request_internal(r: Request) -> int:
             return 400
         r.per_dir_config = defaults
         location_walk(r)
+        decode = True
         if hooks.pre_translate_name:
             result = run_first(hooks.pre_translate_name, r)
             if result not in (OK, DECLINED):
                 return result
-        decoded = decode_path(path, r.per_dir_config[core_module].encoded_slashes)
-        if decoded.__class__ is int:
-            return decoded
-        if decoded != path:
-            r.uri = decoded  # type: ignore[assignment]
-            r.per_dir_config = defaults
-            location_walk(r)
+            path = r.uri
+            decode = result != OK  # OK: it is translated, and is not to be touched any more
+        if decode:
+            decoded = decode_path(path, r.per_dir_config[core_module].encoded_slashes)
+            if decoded.__class__ is int:
+                return decoded
+            if decoded != path:
+                r.uri = decoded  # type: ignore[assignment]
+                r.per_dir_config = defaults
+                location_walk(r)
         if hooks.translate_name:
             result = run_first(hooks.translate_name, r)
             if result not in (OK, DECLINED):
@@ -117,11 +121,11 @@ def _authorize(r: Request) -> int:
     if result == DECLINED and not hooks.access_checker_ex:
         return OK  # no module guards anything
     result = run_first(hooks.check_user_id, r)
-    if result not in (OK, DECLINED):
-        return result
-    if r.user is None:
+    if result == DECLINED or (result == OK and r.user is None):
         r.log("AuthType is not set, or no module provides it: check_user_id gave no user")
         return 500
+    if result != OK:
+        return result
     result = run_first(hooks.auth_checker, r)
     if result == DECLINED:
         r.log("no module decided about the authorization")
@@ -177,8 +181,7 @@ async def process_request(r: Request) -> int:
             await die(result, r)
     except RequestError as error:
         r.log(str(error))
-        await die(int(error.status[:3]), r)
-        result = OK
+        result = await _failed(r, int(error.status[:3]))
     except ClientDisconnected:
         r.connection.aborted = True
         result = OK
@@ -186,7 +189,11 @@ async def process_request(r: Request) -> int:
         r.host.log_exception(f"internal: {r.the_request!a} failed", r)
         result = await _failed(r)
     if result != SUSPENDED:
-        finish(r)
+        try:
+            finish(r)
+        except Exception:
+            r.host.log_exception("internal: a response could not be completed", r)
+            r.connection.transport.cut(last_of(r))
     if hooks.log_transaction:
         try:
             run_all(hooks.log_transaction, r)
@@ -209,10 +216,10 @@ def _prepare(r: Request) -> int:
     return result
 
 
-async def _failed(r: Request) -> int:
+async def _failed(r: Request, status: int = 500) -> int:
     """Answer a request whose processing raised, if that is still possible."""
     try:
-        await die(500, r)
+        await die(status, r)
     except Exception:
         r.host.log_exception("internal: the error page failed, too", r)
         r.connection.transport.cut(last_of(r))
@@ -276,6 +283,7 @@ async def die(status: int, r: Request) -> None:
         await _process_redirected(fresh)
     elif custom.startswith('"'):
         _clear(r)
+        run_void(r.host.hooks.insert_error_filter, r)
         r.content_type = "text/html; charset=utf-8"
         r.output_filters.pass_brigade([custom[1:].encode("utf-8", "surrogateescape"), EOS])
     else:
@@ -321,21 +329,27 @@ def _send_error(r: Request, status: int) -> None:
 # -- internal redirects ---------------------------------------------------------------------------
 
 
-async def internal_redirect(uri: str, r: Request) -> None:
-    """Serve *uri*, a local path with its query, in the place of *r* (ap_internal_redirect)."""
-    await _process_redirected(_redirected(uri, r))
+async def internal_redirect(uri: str, r: Request, *, quick: bool = True) -> None:
+    """Serve *uri*, a local path with its query, in the place of *r* (ap_internal_redirect).
+
+    Without *quick* the quick handlers are left out, as for what a program redirects to
+    (ap_internal_redirect_handler).
+    """
+    await _process_redirected(_redirected(uri, r), quick=quick)
 
 
-async def _process_redirected(fresh: Request) -> None:
+async def _process_redirected(fresh: Request, *, quick: bool = True) -> None:
     if fresh.redirects > server_config(fresh.server).recursion:
         fresh.log(f"request exceeded the limit of {fresh.redirects - 1} internal redirects")
-        if fresh.prev is not None:
-            fresh.prev.next = None
-            _send_error(fresh.prev, 500)
+        _send_error(fresh, 500)  # not the previous one: the filters are this one's by now
         return
-    result = process_request_internal(fresh)
-    if result == OK:
-        result = await invoke_handler(fresh)
+    result = DECLINED
+    if quick and fresh.host.hooks.quick_handler:
+        result = run_first(fresh.host.hooks.quick_handler, fresh, False)
+    if result == DECLINED:
+        result = process_request_internal(fresh)
+        if result == OK:
+            result = await invoke_handler(fresh)
     if result not in (OK, SUSPENDED):
         await die(result, fresh)
 
@@ -391,9 +405,12 @@ def _set_uri(r: Request, uri: str) -> None:
 # -- subrequests ----------------------------------------------------------------------------------
 
 
-def sub_req_lookup_uri(uri: str, r: Request, method: str = "GET") -> Request:
+def sub_req_lookup_uri(
+    uri: str, r: Request, method: str = "GET", *, quick: bool = False
+) -> Request:
     """Return a subrequest for *uri* (ap_sub_req_lookup_uri), up to the fix-ups.
 
+    With *quick*, for one that is to be run, the quick handlers are asked first.
     Its ``status`` tells what :func:`run_sub_req` would answer with. A relative *uri* is one beside
     that of *r*.
     """
@@ -401,7 +418,11 @@ def sub_req_lookup_uri(uri: str, r: Request, method: str = "GET") -> Request:
     if not uri.startswith("/"):
         uri = f"{r.uri.rpartition('/')[0]}/{uri}"
     _set_uri(sub, uri)
-    result = process_request_internal(sub)
+    result = DECLINED
+    if quick and r.host.hooks.quick_handler:
+        result = run_first(r.host.hooks.quick_handler, sub, True)
+    if result != OK:
+        result = process_request_internal(sub)
     sub.status = 200 if result == OK else result
     return sub
 

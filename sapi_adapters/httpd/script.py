@@ -632,5 +632,5 @@ async def respond(
             r.method = "GET"
         for name in ("Content-Length", "Transfer-Encoding", "Content-Type"):
             r.headers_in.unset(name)
-        await internal_redirect(answer.location, r)
+        await internal_redirect(answer.location, r, quick=False)
     return status

@@ -12,7 +12,7 @@ import stat
 from fnmatch import translate
 from typing import TYPE_CHECKING
 
-from ..sapi import ConfigurationError, unquote
+from ..sapi import unquote
 from .coreconfig import FOLLOW_SYMLINKS, SYMLINKS_IF_OWNER, dir_config, server_config
 from .hooks import OK
 
@@ -23,8 +23,19 @@ if TYPE_CHECKING:
 _MOST_LOCATED, _LONG = 1000, 300
 """Paths that are remembered with the sections that hold for them: how many, how long."""
 _ODD = re.compile(r"%|//|/\.")
+_HIDDEN = re.compile(r"/\.\.?(?:/|\Z)")
 _UNRESERVED = re.compile(r"%(2[DdEe]|3[0-9]|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe])")
 _ESCAPES = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    """Compile *pattern* as Apache does since 2.4.30: a dot takes line ends, too, and ``$`` is the
+    very end. Raises :class:`re.error`."""
+    pieces = re.split(r"(\\.|\[\^?\]?(?:\\.|[^\]\\])*\])", pattern, flags=re.DOTALL)
+    return re.compile(
+        "".join(p if n % 2 else p.replace("$", r"\Z") for n, p in enumerate(pieces)),
+        flags | re.DOTALL,
+    )
 
 
 class Section:
@@ -37,7 +48,7 @@ class Section:
         self.wild = regex or any(sign in pattern for sign in "*?[")
         self._match = None
         if regex:
-            self._match = re.compile(pattern).search
+            self._match = compiled(pattern).search
         elif self.wild:
             # A wildcard stands for no slash.
             source = translate(pattern).replace(".*", "[^/]*").replace("(?s:.", "(?s:[^/]")
@@ -64,10 +75,13 @@ class Section:
 def normal_path(path: str, *, merge_slashes: bool) -> str | None:
     """Return *path* without ``.`` and ``..`` segments (RFC 3986 §5.2.4), None above the root.
 
-    Escapes of unreserved characters are decoded first, so that they hide no dots.
+    None, too, for a ``%`` that is no escape. Escapes of unreserved characters are decoded first,
+    so that they hide no dots.
     """
     if _ODD.search(path) is None and not path.endswith("/."):
         return path
+    if _ESCAPES.search(path) is not None:
+        return None
     path = _UNRESERVED.sub(lambda match: chr(int(match[1], 16)), path)
     kept: list[str] = []
     segments = path.split("/")[1:]
@@ -103,7 +117,10 @@ def decode_path(path: str, slashes: str) -> str | int:
             return "".join(
                 piece if piece.lower() == "%2f" else _unquoted(piece) for piece in pieces
             )
-    return _unquoted(path)
+    decoded = _unquoted(path)
+    if _HIDDEN.search(decoded) is not None:
+        return 400  # an escaped slash made a segment of dots
+    return decoded
 
 
 def _unquoted(path: str) -> str:
@@ -143,6 +160,12 @@ def directory_walk(r: Request) -> int:
 
     assert r.filename is not None  # noqa: S101 - the caller looked
     host, config = r.host, server_config(r.server)
+    if "//" in r.filename:
+        # Else the sections of a directory would not hold for another spelling of its name.
+        r.filename = re.sub("//+", "/", r.filename)
+    if _HIDDEN.search(r.filename) is not None:
+        r.log(f"the path {r.filename!a} has segments of dots")
+        return 403
     ordinary = [section for section in config.directories if not section.is_regex]
     r.per_dir_config = r.server.lookup_defaults
     names = r.filename.split("/")[1:]
@@ -226,11 +249,3 @@ def file_walk(r: Request) -> int:
         matching = [section.vector for section in sections if section.holds_for_name(name)]
         r.per_dir_config = r.host.merged(r.per_dir_config, matching)
     return OK
-
-
-def check_pattern(pattern: str) -> None:
-    """Raise :class:`ConfigurationError` for a regular expression that is none."""
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ConfigurationError(f"{pattern!r} is no regular expression: {error}") from None

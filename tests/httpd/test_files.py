@@ -329,6 +329,7 @@ def test_as_many_ranges_as_are_allowed() -> None:
     text = "bytes=" + ",".join(f"{2 * n}-{2 * n}" for n in range(200))
     found = static.parse_ranges(text, 1000)
     assert found is not None and len(found) == 200
+    assert static.parse_ranges(f"{text},998-998", 1000) is None
 
 
 @pytest.mark.parametrize(
@@ -610,10 +611,14 @@ def test_a_handler_for_the_directory_goes_first_when_that_is_asked_for(site: Hos
 
 def test_the_index_is_served_only_if_the_index_may_be(tmp_path: Path) -> None:
     make_site(tmp_path)
-    (tmp_path / "www/sub/.htaccess").write_text("")
     (tmp_path / "www/empty/index.html").symlink_to(tmp_path / "www/a.txt")
-    text = "LoadModule dir_module mod_dir\nDocumentRoot www\n"
+    text = (
+        "LoadModule dir_module mod_dir\nDocumentRoot www\n"
+        f"<Directory {tmp_path}/www/two>\n"
+        "DirectoryIndex none.html %zz\n</Directory>\n"
+    )
     with hosting(tmp_path, text) as hosted:
+        assert hosted.get("/two/").status == 400  # what the index would be answered with
         assert hosted.get("/empty/").status == 403
         assert "Symbolic link not allowed" in hosted.log
 
@@ -634,6 +639,11 @@ def test_a_large_download_is_finished_before_its_worker_ends(tmp_path: Path) -> 
         answer = connection.getresponse()
         digest = hashlib.sha256(answer.read(1000))
         hosted.process.send_signal(28)  # SIGWINCH: end gracefully
+        for _ in range(150):
+            if not hosted.workers():
+                break
+            time.sleep(0.02)
+        assert hosted.workers(), "it went while its client was still reading"
         while data := answer.read(65536):
             digest.update(data)
         assert digest.digest() == hashlib.sha256(content).digest()

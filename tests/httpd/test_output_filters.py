@@ -57,6 +57,9 @@ def app(environ, start_response):
     if path == "/empty":
         start_response("204 No Content", [])
         return []
+    if path == "/parts":
+        start_response("200 OK", headers)
+        return (b"%d " % n * 10000 for n in range(20))
     if path == "/slow":
         return slow(environ, start_response(("200 OK"), headers))
     start_response("200 OK", headers)
@@ -219,6 +222,11 @@ def test_an_application_is_compressed(site: Hosted, path: str) -> None:
         assert fields(answer, "Vary", "ETag") == ["Cookie, Accept-Encoding", 'W/"x-gzip"']
 
 
+def test_a_response_in_parts_is_compressed_once(site: Hosted) -> None:
+    answer = site.get("/app/parts", Accept_Encoding="gzip")
+    assert gzip.decompress(answer.body) == b"".join(b"%d " % n * 10000 for n in range(20))
+
+
 @pytest.mark.parametrize(
     ("asked", "status", "tag"),
     [
@@ -363,11 +371,12 @@ def test_other_bodies_are_left_alone(site: Hosted) -> None:
     [
         (gzip.compress(os.urandom(3_100_000), 1)[:2_900_000], 400),
         (gzip.compress(bytes(3_000_001)), 413),
+        (gzip.compress(os.urandom(1_500_001).hex().encode()), 413),
         (gzip.compress(TEXT)[:-9], 400),
         (TEXT, 400),
         (gzip.compress(TEXT) + b"and more", 400),
     ],
-    ids=["cut", "bomb", "end missing", "no gzip", "more behind it"],
+    ids=["cut", "bomb", "large", "end missing", "no gzip", "more behind it"],
 )
 def test_a_body_that_is_refused(site: Hosted, body: bytes, status: int) -> None:
     assert post(site, body).status == status
@@ -408,6 +417,7 @@ LoadModule ext_filter_module mod_ext_filter
 LoadModule setenvif_module mod_setenvif
 LoadModule sapi_module sapi_adapters.adapters.mod_sapi
 Timeout 3
+KeepAliveTimeout 60
 DocumentRoot www
 ExtFilterDefine Upper mode=output cmd="{python} upper.py" intype=text/html outtype=text/x-loud
 ExtFilterDefine greedy cmd="{python} greedy.py"

@@ -249,7 +249,7 @@ class Inflating:
             out.append(block)
             ended = self._decoder.eof
             data = self._decoder.unused_data if ended else self._decoder.unconsumed_tail
-            if not data and (ended or len(block) < _BLOCK):
+            if not data:
                 return b"".join(out)
 
     def _count(self, size: int) -> None:

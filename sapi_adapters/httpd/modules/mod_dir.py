@@ -94,7 +94,7 @@ def _fixup_directory(r: Request, config: Config) -> int:
     error = OK
     for name in config.index:
         uri = name if name.startswith("/") else _escape(r.uri) + name
-        sub = sub_req_lookup_uri(_with_query(uri, r), r)
+        sub = sub_req_lookup_uri(_with_query(uri, r), r, quick=True)
         is_file = sub.finfo is not None and stat.S_ISREG(sub.finfo.st_mode)
         if sub.status == 200 and is_file and not sub.path_info:
             if config.index_redirect:
@@ -116,7 +116,7 @@ def _fall_back(r: Request, fallback: str) -> int:
     """Serve FallbackResource in the place of a file that is not there."""
     if r.uri == fallback.partition("?")[0]:
         return DECLINED  # it is missing itself
-    sub = sub_req_lookup_uri(_with_query(fallback, r), r)
+    sub = sub_req_lookup_uri(_with_query(fallback, r), r, quick=True)
     is_file = sub.finfo is not None and stat.S_ISREG(sub.finfo.st_mode)
     if sub.status == 200 and (is_file or sub.handler is not None):
         _take_over(r, sub)
