@@ -56,7 +56,8 @@ servers:
 	.ci/servers $(DEBIAN)
 
 demo: $(BIN)/.installed
-	$(BIN)/python examples/demo/demo.py
+	@echo "  http://127.0.0.1:8000/   Ctrl-C ends it"
+	$(BIN)/serve -f examples/demo/httpd.conf
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist

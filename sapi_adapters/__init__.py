@@ -39,6 +39,7 @@ _HOMES = {
     "SapiError": "sapi",
     "loaded_extensions": "extension",
     "register_extension": "extension",
+    "sapi_info": "info",
     "sapi_name": "sapi",
 }
 
@@ -59,9 +60,10 @@ def run(app: "Any", sapi: "str | None" = None, **options: "Any") -> int:
 
     *app* is a WSGI or ASGI application, or ``"module:attribute"``. Without *sapi* the
     environment decides: a CGI environment means ``cgi``; a listening socket on descriptor 0 or
-    systemd's LISTEN_FDS means ``fcgi-prefork``, as does the option ``socket``. *options* are
-    those of the command ``serve``, with underscores; under ``cgi`` also ``environ``, ``stdin``,
-    ``stdout``, ``stderr`` in place of the process's own.
+    systemd's LISTEN_FDS means ``fcgi-prefork``, as does the option ``socket``; else it is ``mod``,
+    the HTTP host on 127.0.0.1:8000 or where the option ``bind`` says. *options* are those of the
+    command ``serve``, with underscores; under ``cgi`` also ``environ``, ``stdin``, ``stdout``,
+    ``stderr`` in place of the process's own.
 
     A mistake in the arguments raises :class:`ConfigurationError` when *sapi* was named; without
     it, in a script that anybody may start, it is one line on standard error and SystemExit(2).

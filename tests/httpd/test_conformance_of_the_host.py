@@ -64,6 +64,4 @@ def rows() -> Iterator[object]:
 @pytest.mark.parametrize(("way", "case"), list(rows()))
 def test_case(way: tuple[str, str, str], case: Case, hosts: Hosts) -> None:
     hosted = hosts.of(way)
-    case.run(
-        lambda request: fetch(hosted.port, request), mount=way[2].rstrip("/"), sapi_name="mod"
-    )
+    case.run(lambda request: fetch(hosted.port, request), mount=way[2].rstrip("/"), sapi_name="mod")
