@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .embedding import Embed as Embed
     from .extension import loaded_extensions as loaded_extensions
     from .extension import register_extension as register_extension
+    from .info import sapi_info as sapi_info
     from .sapi import ApplicationError as ApplicationError
     from .sapi import ClientDisconnected as ClientDisconnected
     from .sapi import ConfigurationError as ConfigurationError

@@ -37,7 +37,7 @@ def run(
     """Serve *app*: see :func:`sapi_adapters.run`.
 
     Without *sapi* this is a script that a web server or a person starts: a mistake is then one
-    line on standard error and SystemExit(2), where a caller that names the SAPI gets
+    line on standard error and SystemExit with the status, where a caller that names the SAPI gets
     :class:`ConfigurationError` raised.
 
     *extensions* are ``"module:attribute"``. *sendfile* maps directories to the front end, see
@@ -48,7 +48,7 @@ def run(
     if sapi is None:
         try:
             name = guess(options)
-            return run(
+            status = run(
                 app,
                 name,
                 interface=interface,
@@ -63,6 +63,9 @@ def run(
         except ConfigurationError as error:
             sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {error}\n")
             raise SystemExit(2) from error
+        if status:
+            raise SystemExit(status)
+        return status
     for name in _PATHS:  # they are meant from here, not from where chdir leads
         if options.get(name) not in (None, "-"):
             options[name] = os.path.abspath(options[name])

@@ -382,7 +382,9 @@ def test_a_type_error_of_the_sapi_is_its_own(taking):
 
 def test_run_guesses(taking, monkeypatch):
     monkeypatch.setattr(running, "guess", lambda options: "guessed" if options else "nothing")
-    assert run(wsgi, socket="/x") == 7
+    with pytest.raises(SystemExit) as ended:  # it is a script's last word
+        run(wsgi, socket="/x")
+    assert ended.value.code == 7
 
 
 def test_run_under_cgi_refuses_an_option_it_has_not():
@@ -415,8 +417,9 @@ def command(*words: str, cwd: Any = None, **environ: str) -> Any:
         (("app:nosuch", "--socket", "s", "--test"), "no attribute 'nosuch'"),
         (("app:seven", "--socket", "s", "--test"), "not callable"),
         (("app", "--socket", "s", "--test"), "write MODULE:ATTRIBUTE"),
-        (("app:app",), "try: serve APP"),
-        (("app:app", "--bind", "127.0.0.1:0"), "--sapi"),
+        (("nosuch:app", "--bind", "127.0.0.1:0"), "no module 'nosuch'"),
+        (("app:app", "--bind", "127.0.0.1:0", "--static", "/x=/no/such"), "--static"),
+        (("app:app", "--bind", "nothing"), "nothing"),
         (("app:app", "--socket", "s", "--socket-mode", "9"), "is no file mode"),
         (("app:app", "--sapi", "nosuch", "--socket", "s"), "no SAPI 'nosuch'"),
         (("app:app", "GET", "/"), "only with --sapi cli"),

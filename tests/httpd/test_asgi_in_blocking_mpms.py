@@ -130,6 +130,7 @@ async def after(scope, receive, send):
 async def disconnect_after(scope, receive, send):
     await receive()
     waiting = asyncio.ensure_future(receive())
+    await asyncio.sleep(0.05)  # it waits by now
     await answer(send, b"answered")
     say("AFTER THE ANSWER", (await waiting)["type"])
 
@@ -298,8 +299,9 @@ def test_a_client_that_goes_within_its_body(host: Hosted) -> None:
 
 
 def test_whoever_waits_for_a_disconnect_learns_of_the_end(host: Hosted) -> None:
-    assert host.get("/app/disconnect_after").body == b"answered"
-    until(lambda: "AFTER THE ANSWER http.disconnect" in host.log)
+    with begin(host, "/app/disconnect_after") as connected:  # which stays open
+        read_until(connected, b"answered")
+        until(lambda: "AFTER THE ANSWER http.disconnect" in host.log)
 
 
 def test_work_after_the_response_is_done(host: Hosted) -> None:

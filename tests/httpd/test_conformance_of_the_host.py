@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from httpclient import fetch
-
 from httpd.hosting import Hosted, hosting
+
 from sapi_adapters.testing import Case, cases
 
 CONFIGURATION = """

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
 from httpd.corpus import CASES
 from httpd.hosting import hosting
 from httpd.raw_client import run

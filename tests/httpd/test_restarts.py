@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import until
-
 from httpd.hosting import Hosted, hosting
+from serving import until
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,6 @@ Apache: the tables say what both do.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,7 +124,7 @@ Alias /aliased-file {site}/one/a.txt
 <Directory {site}/wild/[x]/*>
     Header always append X wild-set
 </Directory>
-<DirectoryMatch "^{site}/match/(a|c)[0-9]$">
+<DirectoryMatch "^{site}/match/(a|c)[0-9]/">
     Header always append X match-ac
 </DirectoryMatch>
 <Directory {site}/files>
