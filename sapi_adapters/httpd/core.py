@@ -235,6 +235,12 @@ def _set_handler(cmd: Parameters, config: DirConfig, name: str) -> None:
     config.handler = "" if lower == "none" else name if lower.startswith("proxy:") else lower
 
 
+def _media_type(text: str) -> str:
+    if "/" not in text and text.lower() != "none":
+        raise ValueError(f"{text!r} is no media type")  # a bare word could be a handler's name
+    return text
+
+
 def _filters(name: str) -> Any:
     def store(cmd: Parameters, config: DirConfig, filters: str) -> None:
         given = tuple(each for each in filters.lower().split(";") if each)
@@ -422,7 +428,7 @@ def _map_to_storage(r: Request) -> int:
 
 def _override_type(r: Request) -> int:
     config = dir_config(r)
-    if config.forced_type is not None:
+    if config.forced_type is not None and config.forced_type.lower() != "none":
         r.content_type = config.forced_type
     if config.handler is not None:
         r.handler = config.handler or None
@@ -516,7 +522,13 @@ core_module.commands = (
     Command("Options", _options, TAKE_ARGV, _FOR_DIR | OR_OPTIONS),
     Command("AllowOverride", _allow_override, TAKE_ARGV, ACCESS_CONF),
     Command("SetHandler", _set_handler, TAKE1, _FOR_DIR | OR_FILEINFO, "a handler's name"),
-    Command("ForceType", setter("forced_type"), TAKE1, _FOR_DIR | OR_FILEINFO, "a media type"),
+    Command(
+        "ForceType",
+        setter("forced_type", _media_type),
+        TAKE1,
+        _FOR_DIR | OR_FILEINFO,
+        "a media type",
+    ),
     Command("SetOutputFilter", _filters("output_filters"), TAKE1, _FOR_DIR | OR_FILEINFO),
     Command("SetInputFilter", _filters("input_filters"), TAKE1, _FOR_DIR | OR_FILEINFO),
     Command("ErrorDocument", _error_document, RAW_ARGS, _FOR_DIR | OR_FILEINFO),

@@ -7,6 +7,7 @@ awaited. Without a loop nothing in them ever suspends: :func:`run_now` drives th
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ..sapi import ClientDisconnected, RequestError
 from .coreconfig import core_module, dir_config, server_config
@@ -42,6 +43,9 @@ def process_request_internal(r: Request) -> int:
     """Run the phases from the translation of the URI to the fix-ups; return OK or a status."""
     hooks = r.server.process.hooks
     defaults = r.server.lookup_defaults
+    if r.redirects and r.redirects > server_config(r.server).recursion:
+        r.log(f"more than {r.redirects - 1} internal redirects or subrequests within each other")
+        return 500
     inner = r.main is not None and r.filename is not None  # a subrequest for a file
     result: int
     if not inner:
@@ -142,7 +146,7 @@ async def invoke_handler(r: Request) -> int:
     for insert in hooks.insert_filter:
         insert(r)
     if r.handler is None:
-        if r.content_type is not None:
+        if r.content_type is not None and "/" in r.content_type:
             r.handler = r.content_type.partition(";")[0].strip().lower()
         else:
             r.handler = "default-handler"
@@ -416,7 +420,7 @@ def sub_req_lookup_uri(
     """
     sub = _sub_request(r, method)
     if not uri.startswith("/"):
-        uri = f"{r.uri.rpartition('/')[0]}/{uri}"
+        uri = f"{_escaped(r.uri.rpartition('/')[0])}/{uri}"
     _set_uri(sub, uri)
     result = DECLINED
     if quick and r.host.hooks.quick_handler:
@@ -454,6 +458,11 @@ async def run_sub_req(sub: Request) -> int:
     return result
 
 
+def _escaped(path: str) -> str:
+    """Return the decoded *path* as it stands in a URI (ap_escape_uri)."""
+    return quote(path.encode("latin-1"), safe="/:@!$&'()*+,;=~")
+
+
 def _sub_request(r: Request, method: str) -> Request:
     fields = [pair for pair in r.headers_in.items() if pair[0].lower() not in _OF_A_BODY]
     sub = Request(
@@ -463,7 +472,7 @@ def _sub_request(r: Request, method: str) -> Request:
     sub.hostname, sub.protocol, sub.proto_num = r.hostname, "INCLUDED", r.proto_num
     sub.server_protocol_included = True
     sub.request_time, sub.request_clock = r.request_time, r.request_clock
-    sub.redirects = r.redirects
+    sub.redirects = r.redirects + 1  # they nest no deeper than redirects follow each other
     sub.subprocess_env = dict(r.subprocess_env)
     sub.output_filters = Filter(_to_main, sub, None, 30, "SUBREQ_CORE")
     run_all(r.host.hooks.create_request, sub)
