@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from ..httpd.config import quote
@@ -51,6 +52,7 @@ class Applications:
         self._load = load
         self._known: dict[tuple[str, str], tuple[Any, Gateway]] = {}
         self._beside: Any = None
+        self._making = threading.Lock()
 
     def start(self, host: Host, module: Module) -> None:
         """Load every application that the configuration names (child_init)."""
@@ -83,13 +85,20 @@ class Applications:
 
     def loop(self) -> Any:
         """Return the event loop beside a process without one, for applications that need it."""
-        if self._beside is None:
-            from .bridge import Beside
-
-            self._beside = Beside(
-                [each.lifespan for each in self.gateways if each.asynchronous]  # type: ignore[attr-defined]
-            )
+        with self._making:  # several threads may be the first
+            if self._beside is None:
+                self._beside = self._make_loop()
         return self._beside
+
+    def _make_loop(self) -> Any:
+        from .bridge import Beside
+
+        lifespans = [
+            each.lifespan  # type: ignore[attr-defined]
+            for each in self.gateways
+            if each.asynchronous
+        ]
+        return Beside(lifespans)
 
     def stop(self) -> None:
         """End that loop, with the life span of its applications."""

@@ -223,8 +223,6 @@ class EventWire(Wire):
                 event = events.popleft()
                 if event.__class__ is bytes:
                     self._body.put(event)
-                    if self._body.size > _HIGH:
-                        self.stream.pause()
                     continue
                 body, self._body = self._body, None
                 if event.__class__ is End:
@@ -268,7 +266,10 @@ class EventWire(Wire):
             stream.deadline = time.monotonic() + self.head_left(self._came)
         else:
             stream.deadline = time.monotonic() + self.connection.base_server.keep_alive_timeout
-        stream.watch()
+        if self._body is not None and self._body.size > _HIGH:
+            stream.pause()  # until the handler has taken some of it
+        else:
+            stream.watch()
 
     _came = 0
 

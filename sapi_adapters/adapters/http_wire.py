@@ -534,7 +534,7 @@ class BlockingWire(Wire):
                 else:
                     from ..httpd.filters import blocks
 
-                    for block in blocks(piece):  # type: ignore[arg-type]
+                    for block in blocks(piece):
                         self.channel.send(codec.send(block))
         except ClientDisconnected:
             self.connection.aborted = True

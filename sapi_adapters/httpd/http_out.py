@@ -89,7 +89,7 @@ def _count(r: Request, brigade: Brigade) -> None:
     """Count the bytes of a body."""
     for bucket in brigade:
         if bucket.__class__ is bytes or bucket.__class__ is FileBucket:
-            r.bytes_sent += len(bucket)  # type: ignore[arg-type]
+            r.bytes_sent += len(bucket)
 
 
 def _send_body(f: Filter, r: Request, brigade: Brigade) -> None:
@@ -172,7 +172,7 @@ def _head_of_application(r: Request, brigade: Brigade, complete: bool) -> bytes:
             size = 0
             for bucket in brigade:
                 if bucket.__class__ is bytes:
-                    size += len(bucket)  # type: ignore[arg-type]
+                    size += len(bucket)
             if size or not r.header_only:
                 text += f"Content-Length: {size}\r\n"
         elif r.proto_num >= HTTP_1_1:

@@ -66,6 +66,7 @@ def apache(folder: Path, text: str) -> Iterator[Hosted]:
             stderr=output,
             env=environment(),
             cwd=folder,
+            start_new_session=True,  # it ends by a signal to its whole process group
         )
     running = Hosted(process, folder, port)
     try:

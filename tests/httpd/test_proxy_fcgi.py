@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -510,15 +511,12 @@ echo $_SERVER["SCRIPT_NAME"], "|", $_SERVER["PATH_INFO"] ?? "", "|", $_SERVER["S
 def fpm(tmp_path: Path) -> Iterator[str]:
     """The socket of a php-fpm."""
     path = tmp_path / "fpm.sock"
+    user = pwd.getpwuid(os.geteuid())  # who may read the folder
     (tmp_path / "fpm.conf").write_text(
         f"[global]\nerror_log = {tmp_path}/fpm.log\ndaemonize = no\n[www]\nlisten = {path}\n"
-        "user = nobody\ngroup = nogroup\nlisten.mode = 0666\n"
+        f"user = {user.pw_name}\ngroup = {user.pw_gid}\nlisten.mode = 0666\n"
         "pm = static\npm.max_children = 2\n"
     )
-    for folder in [tmp_path, *tmp_path.parents]:  # the children are nobody's
-        if folder != Path("/") and folder.owner() == Path("/proc/self").owner():
-            with suppress(PermissionError):
-                folder.chmod(folder.stat().st_mode | 0o011)
     process = subprocess.Popen(
         [str(FPM), "-n", "-R", "-y", str(tmp_path / "fpm.conf")],
         stdout=subprocess.DEVNULL,
