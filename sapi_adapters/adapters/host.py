@@ -249,7 +249,7 @@ class HostSapi(ServerSapi):
         ]
         for pair in self._static:
             url, equals, directory = pair.partition("=")
-            directory = os.path.abspath(directory)
+            directory = os.path.realpath(directory)  # links above it are the operator's
             if not equals or not url.startswith("/") or not os.path.isdir(directory):
                 raise ConfigurationError(f"--static {pair!r} is no /URL=DIRECTORY")
             lines += [

@@ -402,7 +402,8 @@ def _mount(r: Request, config: Config) -> str:
     """Return what of the path is the application's own name (SCRIPT_NAME)."""
     mount = config.mount
     if mount is None:
-        return r.uri[: len(r.uri) - len(r.path_info)] if r.path_info else r.uri
+        # The code points of a URI are bytes, those of path_info are the file system's.
+        return r.uri[: len(r.uri) - len(os.fsencode(r.path_info))] if r.path_info else r.uri
     return mount if r.uri.startswith(mount) else ""
 
 

@@ -112,10 +112,15 @@ class Parameters:
 
 
 class Reader:
-    """Reads files into a tree of directives."""
+    """Reads files into a tree of directives.
 
-    def __init__(self, host: Host) -> None:
+    With *override*, for .htaccess files, nothing is included, and what is executed on reading must
+    be permitted as all else is.
+    """
+
+    def __init__(self, host: Host, override: int | None = None) -> None:
         self._host = host
+        self._override = override
         self._open: list[str] = []
 
     def read_file(self, path: str) -> list[Directive]:
@@ -200,9 +205,13 @@ class Reader:
     def _simple(self, line: Directive) -> list[Directive]:
         name = line.name.lower()
         if name in ("include", "includeoptional"):
+            if self._override is not None:
+                raise SyntaxError(f"{line.name} not allowed here", line)
             return self._include(line, optional=name != "include")
         for command, module in self._host.commands.get(name, ()):
             if command.where & api.EXEC_ON_READ:
+                if self._override is not None and not command.where & self._override:
+                    raise SyntaxError(f"{line.name} not allowed here", line)
                 main = self._host.main
                 parameters = Parameters(
                     self._host, main, line, MAIN, main.lookup_defaults, module=module

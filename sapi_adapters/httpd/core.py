@@ -69,6 +69,7 @@ _OPTIONS = {
     name.lower(): name
     for name in (INCLUDES, INDEXES, FOLLOW_SYMLINKS, SYMLINKS_IF_OWNER, EXEC_CGI, MULTIVIEWS)
 }
+_ALL = frozenset(_OPTIONS.values()) - {MULTIVIEWS, SYMLINKS_IF_OWNER}
 _CLASSES = {
     "authconfig": 8,
     "fileinfo": 4,
@@ -103,7 +104,7 @@ def _document_root(cmd: Parameters, config: ServerConfig, path: str) -> str | No
     path = cmd.server_path(path)
     if not os.path.isdir(path):
         return f"DocumentRoot '{path}' is not a directory, or is not readable"
-    config.document_root = os.path.realpath(path)
+    config.document_root = os.path.normpath(path)
     return None
 
 
@@ -181,6 +182,7 @@ def _log_level(cmd: Parameters, config: Any, levels: list[str]) -> str | None:
 
 def _options(cmd: Parameters, config: DirConfig, names: list[str]) -> str | None:
     signed = [name[0] in "+-" for name in names]
+    permitted = cmd.info.get("options")  # by AllowOverride Options=..., in .htaccess files
     if any(signed) and not all(signed):
         return "Either all Options must start with + or -, or no Option may."
     for name in names:
@@ -188,9 +190,11 @@ def _options(cmd: Parameters, config: DirConfig, names: list[str]) -> str | None
         every = name.lower() in ("all", "none")
         if known is None and not every:
             return f"Illegal option {name}"
+        wanted = {"none": frozenset(), "all": _ALL}.get(name.lower(), frozenset({known}))
+        if permitted is not None and not wanted <= permitted:
+            return f"Option {name} not allowed here"
         if every:
-            all_but_views = frozenset(_OPTIONS.values()) - {MULTIVIEWS}
-            config.options = all_but_views if name.lower() == "all" else frozenset()
+            config.options = _ALL if name.lower() == "all" else frozenset()
         elif name[0] == "+":
             config.added_options |= {known}  # type: ignore[arg-type]
             config.removed_options -= {known}
@@ -211,6 +215,7 @@ def _allow_override(cmd: Parameters, config: DirConfig, names: list[str]) -> str
     if cmd.context != "Directory":
         return "AllowOverride not allowed here: only in <Directory>"
     bits = 0
+    config.override_options = None
     for name in names:
         lower, _, options = name.lower().partition("=")
         if lower == "all":
@@ -218,7 +223,10 @@ def _allow_override(cmd: Parameters, config: DirConfig, names: list[str]) -> str
         elif lower in _CLASSES:
             bits |= _CLASSES[lower]
             if lower == "options" and options:
-                config.override_options = frozenset(options.split(","))
+                chosen = {_OPTIONS.get(option) for option in options.split(",")}
+                if None in chosen:
+                    return f"Illegal option in {name}"
+                config.override_options = frozenset(str(option) for option in chosen)
         elif lower != "none":
             return f"Illegal override option {name}"
     config.override = bits
@@ -361,7 +369,7 @@ def _section(kind: str, *, regex: bool) -> Any:
             pattern,
             kind,
             override=override,
-            info={"section": section},
+            info={**cmd.info, "section": section},
         )
         if kind == "Files":
             _own(cmd).files = (*_own(cmd).files, section)
@@ -377,8 +385,8 @@ def _section(kind: str, *, regex: bool) -> Any:
 def _directory_name(cmd: Parameters, name: str) -> str:
     if name == "/":
         return name
-    path = os.path.normpath(cmd.server_path(name))
-    return path if any(sign in path for sign in "*?[") else os.path.realpath(path)
+    # Links stay: what a request's path goes through counts, as in httpd.
+    return os.path.normpath(cmd.server_path(name))
 
 
 def _own(cmd: Parameters) -> DirConfig:

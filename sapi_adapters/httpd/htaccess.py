@@ -42,7 +42,7 @@ def sections_of(
         if found is None or found[0] != stamp:
             vector: Vector = {}
             try:
-                tree = Reader(r.host).read_file(path)
+                tree = Reader(r.host, config.override).read_file(path)
                 for directive in tree:
                     execute(
                         Parameters(
@@ -53,6 +53,7 @@ def sections_of(
                             vector,
                             directory,
                             ".htaccess",
+                            info={"options": config.override_options},
                         )
                     )
             except ConfigurationError as error:

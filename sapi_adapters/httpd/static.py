@@ -198,7 +198,7 @@ def open_file(path: str, options: frozenset[str], root: str | None = None) -> in
     below that directory, and SymLinksIfOwnerMatch allows no link. Raises :class:`OSError`, with
     ELOOP for a link that is not allowed.
     """
-    follows = FOLLOW_SYMLINKS in options
+    follows = FOLLOW_SYMLINKS in options and SYMLINKS_IF_OWNER not in options
     if root is None and follows:
         return os.open(path, _OPEN)
     by_steps = SYMLINKS_IF_OWNER in options and not follows

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from fnmatch import translate
 from typing import TYPE_CHECKING
 
 from ..sapi import unquote
@@ -50,13 +49,14 @@ class Section:
         if regex:
             self._match = compiled(pattern).search
         elif self.wild:
-            # A wildcard stands for no slash.
-            source = translate(pattern).replace(".*", "[^/]*").replace("(?s:.", "(?s:[^/]")
-            self._match = re.compile(source.replace(r"\Z", "(?:/.*)?$")).match
+            self._match = re.compile(wildcard(pattern), re.DOTALL).fullmatch
         self._prefix = pattern if pattern.endswith("/") else pattern + "/"
 
     def holds_for_uri(self, uri: str) -> bool:
-        """Whether *uri* is in this Location: the path itself or one below it."""
+        """Whether *uri* is in this Location: the path itself or one below it.
+
+        One with wildcards or of a regular expression holds for what matches, not for what is below.
+        """
         if self._match is not None:
             return self._match(uri) is not None
         return uri == self.pattern or uri.startswith(self._prefix)
@@ -70,6 +70,33 @@ class Section:
     def holds_for_name(self, name: str) -> bool:
         """Whether the file *name* is of these Files."""
         return self._match(name) is not None if self._match is not None else name == self.pattern
+
+
+def wildcard(pattern: str) -> str:
+    """Return the regular expression for a *pattern* of ``*``, ``?`` and ``[...]``.
+
+    None of them stands for a slash (fnmatch(3) with FNM_PATHNAME).
+    """
+    found, at = "", 0
+    while at < len(pattern):
+        sign = pattern[at]
+        at += 1
+        end = pattern.find("]", at + 1) if sign == "[" else -1
+        if sign == "*":
+            found += "[^/]*"
+        elif sign == "?":
+            found += "[^/]"
+        elif end > 0:
+            inner = pattern[at:end].replace("\\", "\\\\").replace("[", "\\[")
+            negated = inner[:1] in ("!", "^")
+            found += f"(?!/)[{'^' if negated else ''}{inner[1:] if negated else inner}]"
+            at = end + 1
+        elif sign == "\\" and at < len(pattern):
+            found += re.escape(pattern[at])
+            at += 1
+        else:
+            found += re.escape(sign)
+    return found
 
 
 def normal_path(path: str, *, merge_slashes: bool) -> str | None:
@@ -191,9 +218,10 @@ def directory_walk(r: Request) -> int:
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
                 target = os.stat(path)
-                follows = FOLLOW_SYMLINKS in own.options or (
-                    SYMLINKS_IF_OWNER in own.options and target.st_uid == status.st_uid
-                )
+                if SYMLINKS_IF_OWNER in own.options:  # it counts where both are there
+                    follows = target.st_uid == status.st_uid
+                else:
+                    follows = FOLLOW_SYMLINKS in own.options
                 if not follows:
                     r.log(f"Symbolic link not allowed: {path}")
                     return 403
@@ -229,13 +257,10 @@ def _after_directories(r: Request) -> int:
 
     patterns = [section for section in server_config(r.server).directories if section.is_regex]
     if patterns:
-        path = (r.filename or "").rstrip("/")
-        inside = (
-            path
-            if r.finfo is not None and stat.S_ISDIR(r.finfo.st_mode)
-            else path.rpartition("/")[0]
-        )
-        matching = [s.vector for s in patterns if s.holds_for_directory(inside)]
+        # As in httpd the whole name is looked at, that of the file, too: "/[.]git/" is for what is
+        # in such a directory, and a "$" after a directory's name finds nothing.
+        path = r.filename or ""
+        matching = [s.vector for s in patterns if s.holds_for_directory(path)]
         r.per_dir_config = r.host.merged(r.per_dir_config, matching)
     return OK
 

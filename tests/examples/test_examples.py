@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -278,6 +279,72 @@ def test_custom_sapi_by_its_entry_point(tmp_path: Path) -> None:
 
 def test_the_custom_sapi_is_as_small_as_documented() -> None:
     assert len((EXAMPLES / "custom-sapi" / "lines.py").read_text().splitlines()) < 60
+
+
+@contextmanager
+def hosted(tmp_path: Path, file: Path) -> Iterator[str]:
+    """Run the host of an example's httpd.conf at a free port; give HOST:PORT."""
+    with socket.socket() as probing:
+        probing.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probing.getsockname()[1]}"
+    log = tmp_path / "log"
+    command = ["-m", "sapi_adapters", "-f", str(file), "--define", f"port={address[10:]}"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        until(
+            lambda: ready_in(log) or process.poll() is not None,
+            DEADLINE,
+            "the host",
+        )
+        assert process.poll() is None, log.read_text()
+        yield address
+    finally:
+        process.terminate()
+        assert process.wait(DEADLINE) == 0, log.read_text()
+
+
+def asked(address: str, path: str, method: str = "GET") -> tuple[int, bytes]:
+    connection = HTTPConnection(address, timeout=DEADLINE)
+    connection.request(method, path)
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    return response.status, body
+
+
+def test_a_module_of_the_host(tmp_path: Path) -> None:
+    with hosted(tmp_path, EXAMPLES / "modules" / "httpd.conf") as address:
+        assert asked(address, "/hello/Ada") == (200, b"Hello, Ada!\n")
+        assert asked(address, "/hello/") == (200, b"Hello, World!\n")
+        assert asked(address, "/hello/fr/%C3%89va") == (200, "Bonjour, \u00c9va!\n".encode())
+        assert asked(address, "/loud/Ada") == (200, b"HELLO, ADA!\n")
+        refused = {
+            path: asked(address, path)[0]
+            for path in ("/hello/Mallory", "/hello/fr/Mallory", "/hello/Eve", "/hello/fr/Eve")
+        }
+        assert list(refused.values()) == [403, 403, 200, 403]
+        assert asked(address, "/hello/Ada", "HEAD") == (200, b"")
+        assert asked(address, "/hello/Ada", "DELETE")[0] == 405
+        assert asked(address, "/nowhere")[0] == 404
+
+
+def test_a_module_of_the_host_says_what_is_wrong(tmp_path: Path) -> None:
+    directory = EXAMPLES / "modules"
+    text = (directory / "httpd.conf").read_text().replace("Eve", "3ve")
+    file = tmp_path / "httpd.conf"
+    file.write_text(text.replace("mod_hello.py", str(directory / "mod_hello.py")))
+    done = serve("modules", "-f", str(file), "-t")
+    assert done.returncode == 2
+    line = 1 + text[: text.index("3ve")].count("\n")
+    assert f"Syntax error on line {line} of {file}: HelloRefuse: '3ve' is no name" in done.stderr
 
 
 # -- the demonstration

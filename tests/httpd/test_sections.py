@@ -854,3 +854,34 @@ Require all denied
     with run(tmp_path, text) as server:
         for path in ("/closed/a.txt", "//closed/a.txt", "/closed//a.txt", "///closed///a.txt"):
             assert server.get(path).status == 403, path
+
+
+def test_directories_are_known_by_the_name_that_is_written(run: Run, tmp_path: Path) -> None:
+    """Where links lead is another directory, with sections of its own."""
+    root = tmp_path.resolve()
+    for name in ("site/closed", "site/open", "outside", "site/target"):
+        (root / name).mkdir(parents=True)
+        (root / name / "a.txt").write_text(name)
+    for link, target in (("rootlink", "site"), ("aliaslink", "outside"), ("site/link", "target")):
+        (root / link).symlink_to(target)
+    readable(tmp_path)
+    denied = ("rootlink/closed", "site/open", "aliaslink", "rootlink/link")
+    sections = "".join(
+        f"<Directory {root}/{name}>\nRequire all denied\n</Directory>\n" for name in denied
+    )
+    text = f"""{load(("authz_core", "alias"))}
+DocumentRoot {root}/rootlink
+Alias /aliased {root}/aliaslink
+Alias /direct {root}/outside
+Options FollowSymLinks
+{sections}"""
+    expected = {
+        "/closed/a.txt": 403,
+        "/open/a.txt": 200,  # it was reached by another name
+        "/link/a.txt": 403,
+        "/target/a.txt": 200,
+        "/aliased/a.txt": 403,
+        "/direct/a.txt": 200,
+    }
+    with run(tmp_path, text) as server:
+        assert {path: server.get(path).status for path in expected} == expected

@@ -5,8 +5,8 @@ that matches counts, in the order of the file. In Directory and Location section
 looked at in the fix-ups. In a Location the first argument may be left out (2.4.19): then the one
 target is that of all paths there, unless AliasPreservePath appends what is behind the section's.
 
-A target is made a real path, without symbolic links, when the configuration is read, as
-DocumentRoot is: so Directory sections hold for it. What ``$1`` puts into a redirect's URL is
+A target stays as it is written, with its symbolic links, as DocumentRoot and the names of
+Directory sections do: these hold for it by that name. What ``$1`` puts into a redirect's URL is
 escaped, what the configuration has is not. Left out: expressions in targets, RedirectRelative.
 """
 
@@ -117,9 +117,9 @@ def _server_own(cmd: Parameters) -> ServerConfig:
     return found
 
 
-def _real(cmd: Parameters, target: str) -> str:
-    """Return *target* as a real path; a slash at its end stays."""
-    path = os.path.realpath(cmd.server_path(target))
+def _whole(cmd: Parameters, target: str) -> str:
+    """Return *target* as a path below ServerRoot; a slash at its end stays."""
+    path = os.path.normpath(cmd.server_path(target))
     return path + "/" if target.endswith("/") and path != "/" else path
 
 
@@ -130,12 +130,12 @@ def _alias(handler: str | None) -> Callable[..., str | None]:
             if not cmd.context.lower().startswith("location"):
                 return f"{name} with one argument may only stand in <Location>"
             path = (cmd.path or "").rstrip("/")
-            config.alias = Mapping(path, None, _real(cmd, first), handler=handler)
+            config.alias = Mapping(path, None, _whole(cmd, first), handler=handler)
             return None
         if cmd.path is not None:
             return f"{name} with two arguments may not stand in <{cmd.context}>"
         own = _server_own(cmd)
-        mapping = Mapping(octets(first), None, _real(cmd, second), handler=handler)
+        mapping = Mapping(octets(first), None, _whole(cmd, second), handler=handler)
         own.aliases = (*own.aliases, mapping)
         return None
 
