@@ -645,18 +645,23 @@ def test_a_script_alias_chooses_the_handler(tmp_path: Path) -> None:
         assert request(host.address, "/plain/x.txt")[2] == "ax"
 
 
-def test_aliases_go_through_no_symbolic_links_on_their_way(tmp_path: Path) -> None:
+def test_aliases_go_through_symbolic_links_only_where_options_say_so(tmp_path: Path) -> None:
     text = site(
         tmp_path,
-        "Alias /link F/link\n<Directory F/link/closed>\nRequire all denied\n</Directory>\n",
+        "Alias /link F/link\nAlias /open F/open\n"
+        "<Directory F/open/closed>\nRequire all denied\n</Directory>\n"
+        "<Directory F/open>\nOptions FollowSymLinks\n</Directory>\n"
+        "<Directory F/.>\nOptions FollowSymLinks\n</Directory>\n"
+        "<Directory F/link>\nOptions None\n</Directory>\n",
     )
-    (tmp_path / "link").symlink_to(tmp_path / "files")
+    for name in ("link", "open"):
+        (tmp_path / name).symlink_to(tmp_path / "files")
     (tmp_path / "files" / "closed").mkdir()
     (tmp_path / "files" / "closed" / "y.txt").write_text("closed")
     (tmp_path / "files" / "escape").symlink_to(tmp_path / "www")
     with hosting(tmp_path, loads(MODULES) + text + "MergeSlashes Off\n") as host:
-        assert leads(host.address, "/link/a/x.txt")[1:] == (200, "ax")
-        for path in ("/link/closed/y.txt", "/link//closed/y.txt", "/link/escape/dir/f.txt"):
+        assert leads(host.address, "/open/a/x.txt")[1:] == (200, "ax")
+        for path in ("/open/closed/y.txt", "/open//closed/y.txt", "/link/escape/dir/f.txt"):
             assert leads(host.address, path) == (path, 403, "")
 
 
