@@ -67,7 +67,7 @@ def run(
             raise SystemExit(status)
         return status
     for name in _PATHS:  # they are meant from here, not from where chdir leads
-        if options.get(name) not in (None, "-"):
+        if options.get(name) not in (None, "-", "off"):
             options[name] = os.path.abspath(options[name])
     if chdir is not None:
         try:

@@ -246,6 +246,7 @@ class HostSapi(ServerSapi):
             "    LimitRequestBody 0",
             "</Location>",
             "MergeSlashes Off",
+            "MaxKeepAliveRequests 1000",
         ]
         for pair in self._static:
             url, equals, directory = pair.partition("=")

@@ -383,6 +383,7 @@ def _run(cycle: Any, exchange: ModExchange) -> int:
         cycle(exchange)
     except ClientDisconnected:
         pass
+    exchange.environ = {}  # it holds the exchange in wsgi.input: a circle for the collector
     return OK
 
 

@@ -206,11 +206,12 @@ class BlockingServer:
         if len(self._parked) >= self._max_kept:
             self._close_parked(next(iter(self._parked.values())))
         self._parked[channel.fd] = channel
-        self._poller.add(channel.fd)
+        if not channel.registered:
+            channel.registered = True
+            self._poller.add(channel.fd)
 
     def _close_parked(self, channel: Channel) -> None:
-        del self._parked[channel.fd]
-        self._poller.remove(channel.fd)
+        self._unpark(channel)
         if channel.session is not None:
             channel.session.dropped()
         channel.close()
@@ -225,9 +226,10 @@ class BlockingServer:
         if timeout and self._idle is not None:
             self._idle()
         for fd in self._poller.wait(timeout):
-            ready = self._parked.get(fd)
+            ready = self._parked.pop(fd, None)
             if ready is not None:
-                self._unpark(ready)
+                if not self._poller.forgets:
+                    self._forget(ready)
                 self._turn(ready)
                 if self.stopping:
                     break
@@ -244,6 +246,10 @@ class BlockingServer:
 
     def _unpark(self, channel: Channel) -> None:
         del self._parked[channel.fd]
+        self._forget(channel)
+
+    def _forget(self, channel: Channel) -> None:
+        channel.registered = False
         self._poller.remove(channel.fd)
 
     def _accept_failed(self, error: OSError) -> None:

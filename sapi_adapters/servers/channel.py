@@ -163,6 +163,11 @@ class Poller:
         self._epoll = select.epoll() if hasattr(select, "epoll") else None
         self._selector = selectors.DefaultSelector() if self._epoll is None else None
 
+    @property
+    def forgets(self) -> bool:
+        """Whether a descriptor that is closed need not be removed before: epoll's way."""
+        return self._epoll is not None
+
     def add_listener(self, fd: int) -> None:
         """Watch a listening socket that other processes watch too: one of them is woken."""
         if self._epoll is not None:

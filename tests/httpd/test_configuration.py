@@ -6,7 +6,9 @@ installed.
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -22,8 +24,12 @@ from httpd.apache_beside import apache, find_apache
 from httpd.hosting import Hosted, free_port, hosting
 from serving import until
 
+from sapi_adapters.adapters.mod import sapi_module
 from sapi_adapters.httpd import module as api
+from sapi_adapters.httpd import modules as standard
+from sapi_adapters.httpd.core import core_module
 from sapi_adapters.httpd.host import Host
+from sapi_adapters.httpd.mod_so import so_module
 from sapi_adapters.httpd.module import Command, Module, Settings
 from sapi_adapters.sapi import ConfigurationError
 
@@ -922,3 +928,49 @@ def test_modules_come_and_go_with_a_reload(tmp_path: Path, mpm: str) -> None:
         answers(server, "/third", (404, None))
         assert body(server, "/a.txt") == (200, b"a\n")
         assert server.process.poll() is None
+
+
+# -- the documentation ----------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "host.md").read_text()
+
+
+def standard_modules() -> list[Module]:
+    """Return every module that comes with the host."""
+    names = [each.name for each in pkgutil.iter_modules(standard.__path__)]
+    found = [core_module, so_module, sapi_module]
+    for name in names:
+        if name.startswith("mod_"):
+            record = name.removeprefix("mod_") + "_module"
+            found.append(getattr(importlib.import_module(f"{api.STANDARD}.{name}"), record))
+    return found
+
+
+def test_the_page_has_every_directive_and_no_other() -> None:
+    table = PAGE.partition("<!-- directives -->\n")[2].partition("<!-- end -->")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    shown = {
+        row[0]: set(re.findall(r"`<?(\w+)>?`", row[2] if len(row) > 2 else "")) for row in rows
+    }
+    assert shown == {
+        each.name: {command.name.lstrip("<") for command in each.commands}
+        for each in standard_modules()
+    }
+
+
+def test_the_guide_shows_the_example() -> None:
+    module = (ROOT / "examples" / "modules" / "mod_hello.py").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+    assert len(blocks) == 7
+    for block in blocks:
+        assert block in module
+    configuration = (ROOT / "examples" / "modules" / "httpd.conf").read_text()
+    assert f"```text\n{configuration[configuration.index('LoadModule hello') :]}```" in PAGE
+
+
+def test_the_guide_has_every_way_to_take_arguments() -> None:
+    hows = {value for name, value in vars(api).items() if name == value and name.isupper()}
+    assert len(hows) == 13
+    for name in hows | {"RSRC_CONF", "ACCESS_CONF", "EXEC_ON_READ", "OR_LIMIT"}:
+        assert f"`{name}`" in PAGE

@@ -23,6 +23,10 @@ from httpd.apache_beside import apache
 from httpd.hosting import Hosted, hosting
 from serving import until
 
+from sapi_adapters.httpd.hooks import HOOKS
+from sapi_adapters.httpd.host import Host
+from sapi_adapters.sapi import ConfigurationError
+
 PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
 MODULES = (
     *("log_debug", "authz_core", "authz_host", "authz_user", "authn_core", "authn_file"),
@@ -290,11 +294,91 @@ def test_the_host_does_what_apache_does(configuration: tuple[Path, str], mpm: st
 
 
 def test_the_page_tells_of_every_hook_and_phase() -> None:
-    from sapi_adapters.httpd.hooks import HOOKS
-
     text = PAGE.read_text()
     for name, kind in HOOKS.items():
         assert re.search(rf"^\| .*`{name}`.* \| {kind} \|", text, re.M), name
+
+
+# -- LogMessage -----------------------------------------------------------------------------------
+
+LOADS = "LoadModule authz_core_module modules/mod_authz_core.so\n" + (
+    "LoadModule log_debug_module modules/mod_log_debug.so\n"
+)
+REFUSED = {
+    "LogMessage": "LogMessage takes one, two or three arguments",
+    "LogMessage x hook=nothing": "Invalid hook name: nothing",
+    "LogMessage x hook=handler hook=fixups": "Only one hook= may be given",
+    "LogMessage x handler": "Invalid argument: handler",
+    "LogMessage x expr=true": "expr= is not supported",
+    "LogMessage x hook=all expr=true": "expr= is not supported",
+    "LogMessage %{NOTHING}": "there is no %{NOTHING} here",
+    "LogMessage %{nothing:x}": "there is no %{nothing:x} here",
+    "LogMessage %{REQUEST_URI": "a variable's } is missing",
+    "LogMessage %{req:}": "there is no %{req:} here",
+}
+
+
+@pytest.mark.parametrize("directive", REFUSED)
+def test_what_logmessage_refuses(tmp_path: Path, directive: str) -> None:
+    host = Host(text=LOADS + directive, root=str(tmp_path), log=lambda message, level: None)
+    with pytest.raises(ConfigurationError) as caught:
+        host.configure()
+    host.destroy()
+    assert REFUSED[directive] in str(caught.value)
+
+
+MESSAGES = """
+LogMessage "main %{REQUEST_METHOD} %{REQUEST_URI} %{QUERY_STRING} %{REQUEST_STATUS} %{req:X-A}."
+LogMessage "half % {REQUEST_URI}" hook=fixups
+LogMessage "100% of it" hook=fixups
+<Directory {site}/listed>
+    LogMessage "directory" hook=HANDLER
+</Directory>
+<Files plain.txt>
+    LogMessage "file %{HANDLER} [%{REMOTE_USER}] %{note:x}%{reqenv:x}" hook=fixups
+</Files>
+<Location /listed>
+    LogMessage "location %{IS_SUBREQ}" hook=type_checker
+    LogMessage "status %{REQUEST_STATUS}"
+</Location>
+"""
+
+
+def test_what_logmessage_writes(configuration: tuple[Path, str], tmp_path: Path) -> None:
+    """The same on both servers, from every context; at the level info without the hook's name."""
+    folder, _ = configuration
+    text = MESSAGES.replace("{site}", f"{folder}/site")
+    text = f"{LOADS}DocumentRoot {folder}/site\nLogLevel info\n{text}"
+    (tmp_path / "host").mkdir()
+    for server in (hosting(tmp_path / "host", text), apache(tmp_path / "apache", text)):
+        with server as running:
+            running.get("/plain.txt?q=1", X_A="b")
+            until(lambda r=running: "main GET /plain.txt q=1 200 b." in r.log)
+            running.get("/listed/index.html")
+            until(lambda r=running: "main GET /listed/index.html  200 ." in r.log)
+            said = re.findall(
+                r"\] ((?:main|half|100%|directory|file|location|status).*)", running.log
+            )
+        assert said == [
+            "half % {REQUEST_URI}",
+            "100% of it",
+            "file  [] ",
+            "main GET /plain.txt q=1 200 b.",
+            "location false",
+            "half % {REQUEST_URI}",
+            "100% of it",
+            "directory",
+            "main GET /listed/index.html  200 .",
+            "status 200",
+        ]
+
+
+def test_a_message_is_one_line(tmp_path: Path) -> None:
+    text = f'{LOADS}DocumentRoot {tmp_path}\nLogLevel info\nLogMessage "at %{{REQUEST_URI}}"\n'
+    with hosting(tmp_path, text) as server:
+        server.get("/a%0aERROR:%20forged%7f")
+        until(lambda: "at /a" in server.log)
+        assert "at /a\\x0aERROR: forged\\x7f\n" in server.log
 
 
 # -- making it ------------------------------------------------------------------------------------

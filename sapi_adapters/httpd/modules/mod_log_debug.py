@@ -110,6 +110,8 @@ def _log_message(
             return f"Could not parse expression '{text}': there is no {mark[0]} here"
         parts.append(part)
         at = mark.end()
+    if "%{" in text[at:]:
+        return f"Could not parse expression '{text}': a variable's }} is missing"
     parts.append(text[at:])
     hook = None
     for option in (second, third):
