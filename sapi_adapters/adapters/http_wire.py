@@ -11,12 +11,13 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..httpd.filters import EOS, FileBucket
+from ..httpd.filters import EOS, FileBucket, blocks
 from ..httpd.reading import make_request
 from ..httpd.records import Connection, Request
 from ..manager.scoreboard import IDLE, READING
 from ..protocols.http import Head, Limits, Parser, Refusal, response_head
 from ..sapi import INTERNAL_SERVER_ERROR, ClientDisconnected, RequestError
+from ..servers.channel import MORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -525,15 +526,18 @@ class BlockingWire(Wire):
             return
         codec = self.connection.input_codec
         try:
-            for piece in pieces:
+            last = len(pieces) - 1
+            for index, piece in enumerate(pieces):
                 if isinstance(piece, bytes):
-                    data = piece
-                    self.channel.send(data if codec is None else codec.send(data))
+                    if codec is not None:
+                        self.channel.send(codec.send(piece))
+                    elif index == last:
+                        self.channel.send(piece)
+                    else:
+                        self.channel.send(piece, MORE)  # one segment with the file's begin
                 elif codec is None:
                     self.channel.send_file(piece.fd, piece.offset, piece.length)
                 else:
-                    from ..httpd.filters import blocks
-
                     for block in blocks(piece):
                         self.channel.send(codec.send(block))
         except ClientDisconnected:

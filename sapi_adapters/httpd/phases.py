@@ -207,6 +207,7 @@ async def process_request(r: Request) -> int:
     while last is not None:
         if "_cleanups" in last.__dict__:
             last.run_cleanups()
+        last.__dict__.pop("output_filters", None)  # it holds the request: a circle otherwise
         last = last.next
     return result
 

@@ -100,6 +100,8 @@ class Server:
         self.module_config: Vector = {}
         """Each module's per-server configuration."""
         self.lookup_defaults: Vector = {}
+        self.walked: dict[str, Any] = {}
+        """The same for directories."""
         self.located: dict[tuple[int, str], Any] = {}
         """What was found for paths; walks.py's."""
         """Each module's per-directory configuration outside of all sections."""

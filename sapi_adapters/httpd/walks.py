@@ -12,10 +12,18 @@ import stat
 from typing import TYPE_CHECKING
 
 from ..sapi import unquote
-from .coreconfig import FOLLOW_SYMLINKS, SYMLINKS_IF_OWNER, dir_config, server_config
+from .coreconfig import (
+    FOLLOW_SYMLINKS,
+    SYMLINKS_IF_OWNER,
+    core_module,
+    dir_config,
+    server_config,
+)
 from .hooks import OK
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .module import Vector
     from .records import Request, Server
 
@@ -181,6 +189,39 @@ def location_walk(r: Request) -> None:
     r.per_dir_config = found[0]
 
 
+def _found_at_once(r: Request, filename: str, sections: Sequence[Section]) -> bool:
+    """Take a file whose directories need no look: links are followed, no .htaccess is read.
+
+    What is configured for a directory is remembered, what is in it is not.
+    """
+    parent = filename.rpartition("/")[0]
+    known = r.server.walked
+    found = known.get(parent)
+    if found is None:
+        vector, plain = r.server.lookup_defaults, True
+        names = parent.split("/")
+        for index in range(len(names)):
+            directory = "/".join(names[: index + 1])
+            matching = [s.vector for s in sections if s.holds_for_directory(directory)]
+            vector = r.host.merged(vector, matching)
+            own = vector[core_module]
+            follows = FOLLOW_SYMLINKS in own.options and SYMLINKS_IF_OWNER not in own.options
+            plain = plain and follows and not own.override
+        if len(known) >= _MOST_LOCATED:
+            known.clear()
+        found = known[parent] = (vector, plain)
+    if not found[1]:
+        return False
+    try:
+        status = os.stat(filename)
+    except (OSError, ValueError):
+        return False
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    r.per_dir_config, r.finfo, r.path_info = found[0], status, ""
+    return True
+
+
 def directory_walk(r: Request) -> int:
     """Find the file that the request is for, and let Directory sections configure it."""
     from .htaccess import sections_of
@@ -194,6 +235,8 @@ def directory_walk(r: Request) -> int:
         r.log(f"the path {r.filename!a} has segments of dots")
         return 403
     ordinary = [section for section in config.directories if not section.is_regex]
+    if _found_at_once(r, r.filename, ordinary):
+        return _after_directories(r)
     r.per_dir_config = r.server.lookup_defaults
     names = r.filename.split("/")[1:]
     directory, found, rest = "", None, ""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DONTWAIT = socket.MSG_DONTWAIT
+MORE = _DONTWAIT | getattr(socket, "MSG_MORE", 0)
 _BLOCK = 65536
 
 DETACHED = -1.0
@@ -70,10 +71,13 @@ class Channel:
         except OSError:
             return b""
 
-    def send(self, data: bytes) -> None:
-        """Send all of *data*; :class:`ClientDisconnected` when the peer does not take it."""
+    def send(self, data: bytes, flags: int = _DONTWAIT) -> None:
+        """Send all of *data*; :class:`ClientDisconnected` when the peer does not take it.
+
+        With :data:`MORE` as *flags* it may wait in the kernel for what is sent right after it.
+        """
         try:
-            sent = self.socket.send(data, _DONTWAIT)
+            sent = self.socket.send(data, flags)
         except BlockingIOError:
             sent = 0
         except OSError as error:
