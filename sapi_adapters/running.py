@@ -199,6 +199,9 @@ def test_host(path: str, *, defines: Sequence[str] = ()) -> str:
     from .adapters.host import host_from_file
 
     sapi = host_from_file(os.path.abspath(path), _defines(defines), _load_application, pass_=1)
+    assert sapi.host is not None  # noqa: S101 - it comes from a file
+    for tell in sapi.host.hooks.test_config:
+        tell(sapi.host)
     return "\n".join([*sapi.host_warnings, "Syntax OK"])
 
 

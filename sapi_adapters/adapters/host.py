@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..httpd.config import quote
 from ..httpd.hooks import run_void
 from ..httpd.host import Host
+from ..httpd.module import seconds
 from ..httpd.phases import die, finish, process_request, run_now
 from ..manager.config import DYNAMIC, STATIC, Global, Pool
 from ..manager.master import HTTPD, Signals
@@ -485,6 +486,7 @@ def _take_settings(pool: Pool, config: Global, host: Host) -> None:
     pool.pm_max_requests = number("maxconnectionsperchild", 0)
     pool.listen_backlog = number("listenbacklog", 511)
     pool.user, pool.group = settings.get("user"), settings.get("group")
+    config.process_control_timeout = seconds(settings.get("gracefulshutdowntimeout", "30")) or 1e9
     config.pid = settings.get("pidfile") and os.path.join(host.root, settings["pidfile"])
     log = settings.get("errorlog")
     if log is not None:

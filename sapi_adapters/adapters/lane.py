@@ -155,7 +155,6 @@ class LaneExchange(AsyncModExchange):
         self.over = False
         """The servers are told that it has ended."""
         self.written = 0
-        self.make_scope = self._make_scope_of_head
         method, target = head.method.encode(), head.target.encode("latin-1")
         self.noted = (method, b"", b"", target, b"")
 
@@ -186,7 +185,8 @@ class LaneExchange(AsyncModExchange):
     async def read_post(self, size: int) -> bytes:
         return b""
 
-    def _make_scope_of_head(self) -> dict[str, Any]:
+    def make_scope(self) -> dict[str, Any]:
+        """Return the ASGI scope, made of the head."""
         head, plan, connection = self._head, self.plan, self._wire.connection
         headers = []
         for name, value in head.headers:

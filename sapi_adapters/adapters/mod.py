@@ -258,8 +258,11 @@ class AsyncModExchange(ModResponse, AsyncExchange):
     def __init__(self, sapi: Sapi, r: Request, config: Config) -> None:
         super().__init__(sapi, r)
         self.config = config
-        if not r.connection.notes:  # over TLS there is more to tell, and environ has it
-            self.make_scope = self._make_scope
+
+    @property
+    def make_scope(self) -> Callable[[], dict[str, Any]] | None:  # type: ignore[override]
+        """Over TLS there is more to tell, and environ has it."""
+        return None if self.request.connection.notes else self._make_scope
 
     def __getattr__(self, name: str) -> Any:
         if name != "environ":

@@ -156,6 +156,15 @@ def _on_server(name: str, convert: Any) -> Any:
     return store
 
 
+def _time_of_process(cmd: Parameters, config: Any, value: str) -> str | None:
+    """The same for one that is a time."""
+    try:
+        seconds(value)
+    except ValueError as error:
+        return f"{cmd.directive.name}: {error}"
+    return _of_process(cmd, config, value)
+
+
 def _of_process(cmd: Parameters, config: Any, *values: str) -> str | None:
     """Keep a directive for the program around the host."""
     if cmd.server.is_virtual:
@@ -241,6 +250,13 @@ def _set_handler(cmd: Parameters, config: DirConfig, name: str) -> None:
     lower = name.lower()
     # The rest of a proxy's name is a path.
     config.handler = "" if lower == "none" else name if lower.startswith("proxy:") else lower
+
+
+def _tokens(text: str) -> str:
+    known = ("full", "major", "min", "minimal", "minor", "os", "prod", "productonly")
+    if text.lower() not in known:
+        raise ValueError(f"{text!r} is not Full, Major, Minimal, Minor, OS or Prod")
+    return text.lower()
 
 
 def _media_type(text: str) -> str:
@@ -519,10 +535,10 @@ core_module.commands = (
     Command("Group", _of_process, TAKE1, _FOR_SERVER, "a group's name, or # and a number"),
     Command("PidFile", _of_process, TAKE1, _FOR_SERVER, "a file"),
     Command("ListenBacklog", _of_process, TAKE1, _FOR_SERVER, "a number of connections"),
-    Command("GracefulShutdownTimeout", _of_process, TAKE1, _FOR_SERVER, "a time, 0 for ever"),
+    Command("GracefulShutdownTimeout", _time_of_process, TAKE1, _FOR_SERVER, "a time, 0 for ever"),
     Command("ErrorLog", _error_log, TAKE1, _FOR_SERVER, "a file, or syslog"),
     Command("LogLevel", _log_level, TAKE_ARGV, _FOR_SERVER, "[module:]level"),
-    Command("ServerTokens", setter("server_tokens", str.lower), TAKE1, _FOR_SERVER),
+    Command("ServerTokens", setter("server_tokens", _tokens), TAKE1, _FOR_SERVER),
     Command("TraceEnable", setter("trace_enable"), FLAG, _FOR_SERVER),
     Command("MergeSlashes", setter("merge_slashes"), FLAG, _FOR_SERVER),
     Command("LimitInternalRecursion", setter("recursion", number), TAKE1, _FOR_SERVER),
