@@ -1,6 +1,6 @@
 """The HTTP host and its peers under load, alternated, as ratios.
 
-    python -m contrib.benchmarks.host [--only NAME,...] [--rounds N] [--seconds S] [--conns N] [--list]
+    python -m contrib.benchmarks.host [--only NAME,...] [--rounds N] [--seconds S] [--conns N]
 
 wrk speaks HTTP/1.1 to each server on a kept connection. Each server has one worker and one core,
 wrk has the next core. A round measures every server once, the next one in the opposite order; a
