@@ -10,7 +10,7 @@ import time
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from ..manager.scoreboard import IDLE, INFORMATION, READING
+from ..manager.scoreboard import ENDING, IDLE, INFORMATION, READING
 from ..protocols import fastcgi
 from ..protocols.cgi import mend, render_head
 from ..protocols.fastcgi import (
@@ -217,12 +217,21 @@ class FastcgiExchange(FastcgiResponse, Exchange):
     def fileno(self) -> int | None:
         return self._channel.fd
 
+    def is_ending(self) -> None:
+        """Show that the response is complete, and the web server still has to take it."""
+        note = self.note_stage or getattr(self.sapi, "note", None)
+        if note is not None:
+            note(ENDING)
+
     def _send(self, data: bytes) -> None:
         if self.lost:
             return
         try:
             if self.link is None:
-                self._channel.send(data)
+                if self.ended:
+                    self._channel.send_last(data, self.is_ending)
+                else:
+                    self._channel.send(data)
             elif self.ended:
                 self.link.send_end(self, data)
             else:
@@ -473,7 +482,8 @@ class Link:
     def send_end(self, exchange: FastcgiExchange, data: bytes) -> None:
         """Send what ends a request. Its id is free before the peer can use it again."""
         self._retire(exchange)
-        self.send(data)
+        with self._writing:
+            self._channel.send_last(data, exchange.is_ending)
 
     def _retire(self, exchange: FastcgiExchange) -> None:
         request = exchange.request

@@ -316,6 +316,7 @@ class Threaded(Observed):
             # The main thread, which serves what is left at the end, comes after all others.
             entry = self._own.entry = self._entry_of_thread()
         self._begin(entry, exchange)
+        exchange.note_stage = entry.note
         try:
             (cycle or self.cycle)(exchange)
         finally:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..sapi import ClientDisconnected
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _DONTWAIT = socket.MSG_DONTWAIT
@@ -83,6 +84,18 @@ class Channel:
         except OSError as error:
             raise ClientDisconnected(str(error)) from error
         if sent != len(data):
+            self._send_rest(memoryview(data)[sent:])
+
+    def send_last(self, data: bytes, stalled: Callable[[], None]) -> None:
+        """As :meth:`send`; *stalled* is called when the peer is to be waited for."""
+        try:
+            sent = self.socket.send(data, _DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise ClientDisconnected(str(error)) from error
+        if sent != len(data):
+            stalled()
             self._send_rest(memoryview(data)[sent:])
 
     def _send_rest(self, data: memoryview) -> None:

@@ -26,6 +26,8 @@ from fastcgi_client import Answer, Client, fetch
 from processes import hold_port
 from serving import Served, until
 
+from sapi_adapters.protocols.fastcgi import ClientConnection
+
 APP = """
 import json, os, resource, signal, socket, sys, time
 
@@ -54,6 +56,8 @@ def wsgi(environ, start_response):
         body = json.dumps(facts())
     elif path == "/pid":
         body = str(os.getpid())
+    elif path == "/many":
+        body = "x" * 60_000
     elif path == "/wait":
         open(query + ".begun", "w").close()
         end = time.monotonic() + 20
@@ -561,6 +565,38 @@ def test_a_request_that_is_refused_is_counted_and_logged(place, sapi):
         access = place.folder / "access"
         until(lambda: access.read_text() == "GET /wrong 400\n" * 2)
         assert status(place.path("status.sock"))["accepted conn"] == 2
+
+
+@pytest.mark.parametrize("sapi", [{}, {"sapi": "fcgi-threaded", "threads": 2}], ids=str)
+def test_a_response_that_is_not_taken_is_ending(place, sapi):
+    section = place.pool(
+        "www",
+        pm__status_path="/status",
+        pm__status_listen=place.path("status.sock"),
+        **{"listen": "127.0.0.1:0", **sapi},
+    )
+    port = hold_port()
+    section = section.replace("127.0.0.1:0", f"127.0.0.1:{port}")
+
+    def states() -> list[str]:
+        return [each["state"] for each in status(place.path("status.sock"))["processes"]]
+
+    with place.serving(section) as served:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.connect(("127.0.0.1", port))
+            codec = ClientConnection()
+            pairs = [(b"REQUEST_METHOD", b"GET"), (b"PATH_INFO", b"/many"), (b"SCRIPT_NAME", b"")]
+            pairs += [(b"QUERY_STRING", b""), (b"SERVER_NAME", b"a"), (b"SERVER_PORT", b"80")]
+            pairs += [(b"SERVER_PROTOCOL", b"HTTP/1.1")]
+            for number in range(1, 400):  # one after the other, until nobody takes the answer
+                asked = codec.begin(number, pairs, keep_conn=True)
+                client.sendall(asked + codec.stdin(number, b""))
+                if "Ending" in states():
+                    break
+            assert "Ending" in states(), served.text
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        until(lambda: states() == ["Idle"])
 
 
 def test_max_requests_is_exact_with_several_workers_and_no_request_is_lost(place):
