@@ -153,7 +153,7 @@ def labels_before() -> list[str]:
         return labels
     _, _, fd = os.environ.get(STATE, "").partition(":")
     try:
-        sockets = json.loads(os.pread(int(fd), 1 << 24, 0))["sockets"]
+        sockets = json.loads(json.loads(os.pread(int(fd), 1 << 24, 0))["sockets"])
     except (OSError, ValueError, KeyError):
         return []
     return [each["label"] for each in sockets]
