@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..httpd.hooks import DONE, OK, run_all
+from ..httpd.hooks import DONE, OK, run_all, run_first
 from ..httpd.reading import make_request
 from ..protocols.http import End, Head, Refusal
 from ..sapi import INTERNAL_SERVER_ERROR, ClientDisconnected, RequestError
@@ -151,12 +151,17 @@ class EventWire(Wire):
         self.thread = threading.get_ident()
         self._gone: list[asyncio.Future[None]] = []
         self._upgraded: Callable[[bytes], None] | None = None
+        self._raw: asyncio.Queue[bytes] | None = None
+        """What came while a module was asked whether the connection is its own."""
         hooks = session.host.hooks
         if hooks.pre_connection and run_all(hooks.pre_connection, self.connection) not in (
             OK,
             DONE,
         ):
             stream.close()
+        elif hooks.process_connection:
+            self._raw = asyncio.Queue()
+            server.spawn(self._process(hooks.process_connection))
 
     # -- what comes
 
@@ -178,6 +183,11 @@ class EventWire(Wire):
                 return
         if self._upgraded is not None:
             self._upgraded(data)
+            return
+        if self._raw is not None:
+            self._raw.put_nowait(data)
+            self.stream.deadline = 0.0
+            self.stream.watch()
             return
         self._came = len(data)
         self.parser.receive(data)
@@ -201,6 +211,8 @@ class EventWire(Wire):
                 waiter.set_result(None)
         if self._upgraded is not None:
             self._upgraded(b"")
+        elif self._raw is not None:
+            self._raw.put_nowait(b"")
         elif self._exchange is None:
             self.stream.close()
 
@@ -409,6 +421,30 @@ class EventWire(Wire):
     async def _send_for_thread(self, r: Request, brigade: Brigade) -> None:
         self.send_brigade(r, brigade)
         await self.stream.drained()
+
+    async def _process(self, functions: Any) -> None:
+        """Let modules have the connection (process_connection), in a thread."""
+        raw = self._raw
+        assert raw is not None  # noqa: S101 - made for this
+        result = await self.loop.run_in_executor(None, run_first, functions, self.connection)
+        self._raw = None
+        if result == OK:
+            self.close()
+            return
+        while not raw.empty():
+            data = raw.get_nowait()
+            if data:
+                self.data_received(data)
+        self.stream.watch()
+
+    def receive(self) -> bytes:
+        """Return the next bytes, ``b""`` at the end: for process_connection, in its thread."""
+        assert self._raw is not None  # noqa: S101 - a module has the connection
+        return asyncio.run_coroutine_threadsafe(self._raw.get(), self.loop).result()
+
+    def send(self, data: bytes) -> None:
+        """Send *data*: for process_connection, in its thread."""
+        asyncio.run_coroutine_threadsafe(self._send_bytes_for_thread(data), self.loop).result()
 
     def send_now(self, data: bytes) -> None:
         """Send *data* beside all filters."""

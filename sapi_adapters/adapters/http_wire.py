@@ -514,6 +514,21 @@ class BlockingWire(Wire):
 
     # -- the transport
 
+    def receive(self) -> bytes:
+        """Return the next bytes, ``b""`` at the end: for process_connection."""
+        data, self.channel.data = self.channel.data, b""
+        codec = self.connection.input_codec
+        while not data:
+            data = self.channel.receive()
+            if codec is None or not data:
+                break
+            data = self._decode(codec, data)
+        return data
+
+    def send(self, data: bytes) -> None:
+        """Send *data*: for process_connection."""
+        self._send_now(data)
+
     def send_bytes(self, data: bytes) -> None:
         """Send *data*; when the client has gone, note it."""
         if not self.connection.aborted and not self.closed:

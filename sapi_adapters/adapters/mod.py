@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 from ..httpd.coreconfig import dir_config
 from ..httpd.environ import environ_of, variable_of
-from ..httpd.filters import EOS, FLUSH
+from ..httpd.filters import EOS, FLUSH, RESOURCE, FileBucket, OutputFilter, blocks
 from ..httpd.hooks import DECLINED, FIRST, OK
 from ..httpd.http_out import BODILESS, DATE, HTTP_1_1, LENGTH, SERVER, send_whole
 from ..httpd.module import (
@@ -27,6 +28,7 @@ from ..httpd.module import (
 )
 from ..httpd.phases import SUSPENDED
 from ..sapi import (
+    INTERNAL_SERVER_ERROR,
     NOTICE,
     AsyncExchange,
     BaseExchange,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ..httpd.config import Parameters
+    from ..httpd.filters import Brigade, Filter
     from ..httpd.hooks import Hooks
     from ..httpd.host import Host
     from ..httpd.records import Request
@@ -411,6 +414,111 @@ def _mount(r: Request, config: Config) -> str:
     return mount if r.uri.startswith(mount) else ""
 
 
+# -- the application as an output filter ----------------------------------------------------------
+
+FILTER = "SAPI"
+"""SetOutputFilter SAPI: what other handlers make passes the application (apache2filter's role)."""
+_MOST_FILTERED = 64 << 20
+
+
+def _filter(f: Filter, brigade: Brigade) -> None:
+    """Keep the response until it is whole, then send what the application makes of it.
+
+    The application gets it as the body of a request that is otherwise the client's, with
+    ``environ["sapi.role"]`` ``"filter"``; its status, fields and body take the response's place.
+    """
+    r = f.request
+    held: list[bytes] = f.context
+    for bucket in brigade:
+        if isinstance(bucket, bytes):
+            held.append(bucket)
+        elif isinstance(bucket, FileBucket):
+            held.extend(blocks(bucket))
+        if sum(map(len, held)) > _MOST_FILTERED:
+            raise RequestError(
+                f"a response of more than {_MOST_FILTERED} bytes cannot be filtered",
+                INTERNAL_SERVER_ERROR,
+            )
+    if not brigade or brigade[-1] is not EOS:
+        return
+    f.remove()
+    content, config = b"".join(held), _ours(r)
+    if config is None or r.status != 200 or r.main is not None:
+        r.output_filters.pass_brigade([content, EOS] if content else [EOS])
+        return
+    applications = r.server.process.provided["applications"]
+    cycle, asynchronous, sapi = applications.get(config)
+    environ = application_environ(r, config)
+    environ["sapi.role"] = "filter"
+    environ["CONTENT_LENGTH"] = str(len(content))
+    environ["CONTENT_TYPE"] = r.content_type or ""
+    r.body = Given(content)
+    for name in ("Content-Length", "ETag", "Last-Modified", "Accept-Ranges"):
+        r.headers_out.unset(name)
+    if not asynchronous:
+        exchange = ModExchange(sapi, r, config)
+        exchange.environ = environ
+        cycle(exchange)
+    elif r.connection.asynchronous:
+        awaited = AsyncModExchange(sapi, r, config)
+        awaited.environ = environ
+        transport = r.connection.transport
+        if threading.get_ident() == transport.thread:
+            raise RequestError(
+                "an ASGI application filters what threads make, not what the loop does",
+                INTERNAL_SERVER_ERROR,
+            )
+        _run_on(transport.loop, cycle(awaited))
+    else:
+        from .bridge import run_beside
+
+        run_beside(applications.loop(), cycle, sapi, r, environ)
+
+
+def _run_on(loop: Any, coroutine: Any) -> None:
+    """Run *coroutine* on *loop* from a thread beside it, to its end."""
+    import asyncio
+
+    asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+
+class Given:
+    """A body that is there already."""
+
+    length: int | None
+    unread = False
+    continued = True
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+        self.trailers: list[tuple[str, str]] = []
+
+    @property
+    def at_end(self) -> bool:
+        """Whether everything has been read."""
+        return not self._data
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes."""
+        data, self._data = self._data[:size], self._data[size:]
+        return data
+
+    async def aread(self, size: int) -> bytes:
+        """The same, awaited."""
+        return self.read(size)
+
+
+def _start_filter(f: Filter) -> None:
+    f.context = []
+
+
+def _check_config(host: Host) -> int:
+    host.register_output_filter(OutputFilter(FILTER, _filter, RESOURCE, _start_filter))
+    host.provided.setdefault("blocking_filters", set()).add(FILTER)
+    return OK
+
+
 def _post_config(host: Host) -> int:
     if host.pass_ == 1:
         return OK  # the configuration is only being tried
@@ -424,6 +532,7 @@ def _child_init(host: Host) -> None:
 
 
 def _register(hooks: Hooks) -> None:
+    hooks.add("check_config", _check_config)
     hooks.add("post_config", _post_config)
     hooks.add("child_init", _child_init)
     hooks.add("map_to_storage", _map_to_storage, order=FIRST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..sapi import __version__
+from .hooks import DECLINED, run_first
 
 if TYPE_CHECKING:
     from .records import Request
@@ -70,6 +71,11 @@ def environ_of(r: Request, mount: str = "") -> dict[str, Any]:
     return environ
 
 
+def _default_port(r: Request) -> int:
+    found: int = run_first(r.host.hooks.default_port, r)
+    return 80 if found == DECLINED else found
+
+
 def _constant(r: Request) -> dict[str, Any]:
     """Return what is the same for all requests of a connection to one name."""
     connection, server = r.connection, r.server
@@ -77,7 +83,7 @@ def _constant(r: Request) -> dict[str, Any]:
     if name is None or server.process.canonical_names(r):
         name = server.server_hostname or name
     secure = connection.notes.get("ssl")
-    port = server.port or connection.local_port or (80 if secure is None else 443)
+    port = server.port or connection.local_port or _default_port(r)
     environ: dict[str, Any] = {
         "GATEWAY_INTERFACE": "CGI/1.1",
         "SERVER_SOFTWARE": SOFTWARE,

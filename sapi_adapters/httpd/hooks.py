@@ -32,10 +32,8 @@ HOOKS = {
     "child_stopping": VOID,  # (host, graceful)
     "monitor": VOID,  # (host): about once a second, in each process that serves
     # a connection
-    "create_connection": RUN_FIRST,  # (connection)
     "pre_connection": RUN_ALL,  # (connection)
     "process_connection": RUN_FIRST,  # (connection): OK when it has served it in another protocol
-    "pre_close_connection": RUN_ALL,  # (connection)
     # a request; the eleven phases are marked with their numbers
     "create_request": RUN_ALL,  # (request)
     "post_read_request": RUN_ALL,  # 1

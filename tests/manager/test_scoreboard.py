@@ -276,7 +276,8 @@ from types import SimpleNamespace
 from sapi_adapters.adapters.observing import Entry
 from sapi_adapters.manager.scoreboard import Scoreboard
 board = Scoreboard(2, 4, fd=int(sys.argv[1]))
-request = SimpleNamespace(environ={"REQUEST_URI": "/" + "x" * 200}, note_stage=None, noted=None, task=None)
+environ = {"REQUEST_URI": "/" + "x" * 200}
+request = SimpleNamespace(environ=environ, note_stage=None, noted=None, task=None)
 slot = board.slot(1)
 print("writing", flush=True)
 end = time.monotonic() + 20
