@@ -1,20 +1,20 @@
 """The application's side of sapi_embed.c, which has this text compiled in.
 
-``_sapi_embed`` is made by the C side: the program's slots, each called with the request's context,
-an address. ``start``, ``request`` and ``stop`` return a code of sapi_embed.h and the error's text.
+``start``, ``request`` and ``stop`` are called from there, with addresses of what sapi_embed.h
+describes, and return one of its codes and the error's text.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import io
 import os
 import threading
 from contextvars import ContextVar, copy_context
-from functools import partial
+from ctypes import CFUNCTYPE, POINTER, Structure, c_char, c_char_p, c_int, c_size_t, c_void_p
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
-
-import _sapi_embed as program
 
 from sapi_adapters import ClientDisconnected, ConfigurationError
 from sapi_adapters.adapters.embed import AsyncEmbedExchange, BlockingHost, EmbedSapi, _Body
@@ -43,6 +43,121 @@ PRIORITIES = {ERROR: 3, WARNING: 4, NOTICE: 5, INFO: 6, DEBUG: 7}
 BLOCK = 65536
 
 
+# -- sapi_embed.h: its structures, field by field, and the types of its slots
+
+
+class Pair(Structure):
+    _fields_ = [("name", c_char_p), ("value", c_char_p)]
+
+
+class Module(Structure):
+    _fields_ = [
+        ("executable_location", c_char_p),
+        ("ub_write", c_void_p),
+        ("flush", c_void_p),
+        ("send_headers", c_void_p),
+        ("read_post", c_void_p),
+        ("log_message", c_void_p),
+    ]
+
+
+class Info(Structure):
+    _fields_ = [
+        ("method", c_char_p),
+        ("uri", c_char_p),
+        ("headers", POINTER(Pair)),
+        ("variables", POINTER(Pair)),
+        ("body", c_void_p),
+        ("length", c_size_t),
+    ]
+
+
+# Called without the GIL, as everything that CFUNCTYPE and CDLL make is.
+UB_WRITE = CFUNCTYPE(c_size_t, c_char_p, c_size_t, c_void_p)
+FLUSH = CFUNCTYPE(None, c_void_p)
+SEND_HEADERS = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p, c_size_t, c_void_p)
+READ_POST = CFUNCTYPE(c_size_t, c_void_p, c_size_t, c_void_p)
+LOG_MESSAGE = CFUNCTYPE(None, c_char_p, c_int, c_void_p)
+
+Block = c_char * BLOCK
+libc = ctypes.CDLL(None)
+libc.fwrite.argtypes = (c_char_p, c_size_t, c_size_t, c_void_p)
+libc.fwrite.restype = c_size_t
+libc.fflush.argtypes = (c_void_p,)
+
+
+@lru_cache(64)  # a type made anew would be garbage with cycles
+def pairs_type(count: int) -> Any:
+    return Pair * count
+
+
+def texts(pairs: Any) -> list[tuple[str, str]]:
+    """Read the pairs up to the one without a name."""
+    found: list[tuple[str, str]] = []
+    while pairs and (name := pairs[len(found)].name) is not None:
+        value = pairs[len(found)].value or b""
+        found.append((name.decode("latin-1"), value.decode("latin-1")))
+    return found
+
+
+class Program:
+    """The program's slots, or what stands in for those that are NULL.
+
+    *context* is an address, like the C library's *output* and *errors*. The module is copied.
+    """
+
+    def __init__(self, module: int, output: int, errors: int) -> None:
+        slots = Module.from_address(module) if module else Module()
+        self._output = output
+        self._errors = errors
+        self._ub_write = UB_WRITE(slots.ub_write or 0)
+        self._flush = FLUSH(slots.flush or 0)
+        self._send_headers = SEND_HEADERS(slots.send_headers or 0)
+        self._read_post = READ_POST(slots.read_post or 0)
+        self._log_message = LOG_MESSAGE(slots.log_message or 0)
+
+    def ub_write(self, context: int, data: bytes) -> bool:
+        """Return whether all of it was taken."""
+        data = bytes(data)
+        if self._ub_write:
+            return bool(self._ub_write(data, len(data), context) == len(data))
+        return bool(libc.fwrite(data, 1, len(data), self._output) == len(data))
+
+    def flush(self, context: int) -> bool:
+        if self._flush:
+            self._flush(context)
+        return bool(self._ub_write) or libc.fflush(self._output) == 0
+
+    def send_headers(self, context: int, status: str, headers: Headers) -> bool:
+        """Return whether they were taken."""
+        if not self._send_headers:
+            return True
+        pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        array = pairs_type(len(pairs) + 1)(*pairs)  # and one of NULL
+        code, reason = int(status[:3]), status[4:].encode("latin-1")
+        return self._send_headers(code, reason, array, len(pairs), context) == 0
+
+    def read_post(self, context: int, size: int) -> bytes | None:
+        """Return up to *size*, at most ``BLOCK``, bytes; None: the client has gone."""
+        if not self._read_post:
+            return b""
+        block = Block()
+        got = self._read_post(block, size, context)
+        return None if got > size else block[:got]
+
+    def log_message(self, context: int, message: bytes, priority: int) -> None:
+        if self._log_message:
+            self._log_message(message, priority, context)
+        else:
+            libc.fwrite(message + b"\n", 1, len(message) + 1, self._errors)
+
+
+program: Program
+
+
+# -- requests
+
+
 class Client:
     """The program's side of one request: the slots, until the request is over.
 
@@ -69,9 +184,7 @@ class Client:
                 self._changed.notify_all()
 
     def send_headers(self, status: str, headers: Headers) -> bool:
-        texts = tuple(text.encode("latin-1") for pair in headers for text in pair)
-        reason = status[4:].encode("latin-1")
-        taken: bool = self.call(program.send_headers, int(status[:3]), reason, texts)
+        taken: bool = self.call(program.send_headers, status, headers)
         return taken
 
     def write(self, data: bytes) -> bool:
@@ -306,8 +419,9 @@ def _end_of(exchange: WsgiExchange | AsgiExchange, taken: bool) -> Outcome:
 host: Host | None = None
 
 
-def start(application: bytes, interface: bytes) -> Outcome:
-    global host
+def start(application: bytes, interface: bytes, module: int, output: int, errors: int) -> Outcome:
+    global host, program
+    program = Program(module, output, errors)
     starting = Host(os.fsdecode(application), os.fsdecode(interface))
     try:
         starting.__enter__()
@@ -320,24 +434,17 @@ def start(application: bytes, interface: bytes) -> Outcome:
     return OK, ""
 
 
-def request(
-    context: int,
-    method: bytes,
-    uri: bytes,
-    headers: list[tuple[bytes, bytes]],
-    variables: list[tuple[bytes, bytes]],
-    body: bytes | None,
-) -> Outcome:
+def request(address: int, context: int) -> Outcome:
     assert host is not None
-    client = Client(context, dict(_latin(variables)))
+    info = Info.from_address(address)
     try:
         return copy_context().run(
             host.serve,
-            client,
-            method.decode("latin-1"),
-            uri.decode("utf-8", "surrogateescape"),
-            _latin(headers),
-            body,
+            Client(context, dict(texts(info.variables))),
+            (info.method or b"GET").decode("latin-1"),
+            info.uri.decode("utf-8", "surrogateescape"),
+            texts(info.headers),
+            ctypes.string_at(info.body, info.length) if info.body else None,
         )
     except ConfigurationError as error:
         return REFUSED, _line(error)
@@ -356,10 +463,6 @@ def stop() -> Outcome:
         stopping._sapi.log_exception("the application's end failed")
         return FAILED, f"{type(error).__name__}: {_line(error)}"
     return OK, ""
-
-
-def _latin(pairs: list[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs]
 
 
 def _line(error: BaseException) -> str:

@@ -57,8 +57,11 @@ class Applications:
 
     def start(self, host: Host, module: Module) -> None:
         """Load every application that the configuration names (child_init)."""
-        for name, interface, path in sorted(host.provided.get("apps", {})):
-            self._add(name, interface, path)
+        for server, own in host.provided.get("sapi_configs", ()):
+            base = server.lookup_defaults[module]
+            config = own if own is base else base.merged(own)
+            if (config.app, config.interface or "") not in self._known:
+                self._add(config.app, config.interface or "", config.python_path)
 
     def _add(self, name: str, interface: str, path: Sequence[str]) -> tuple[Any, Gateway]:
         for directory in reversed(path):

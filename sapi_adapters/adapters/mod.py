@@ -79,7 +79,8 @@ def _app(cmd: Parameters, config: Config, name: str) -> str | None:
         config.mount = cmd.path.rstrip("/")
     else:
         config.mount = None
-    cmd.host.provided.setdefault("apps", {})[(name, "", ())] = None
+    if cmd.context != ".htaccess":
+        cmd.host.provided.setdefault("sapi_configs", []).append((cmd.server, config))
     return None
 
 

@@ -91,6 +91,8 @@ def http_scope(environ: "dict[str, Any]", sapi_name: str) -> "dict[str, Any]":
         },
         "http.response.pathsend": {},
     }
+    if "sapi.settings" in environ:
+        extensions["sapi"]["settings"] = environ["sapi.settings"]
     if secure and "SSL_PROTOCOL" in environ:
         extensions["tls"] = _tls(environ)
     scope: dict[str, Any] = {
