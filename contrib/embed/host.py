@@ -135,7 +135,7 @@ class Program:
         pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         array = pairs_type(len(pairs) + 1)(*pairs)  # and one of NULL
         code, reason = int(status[:3]), status[4:].encode("latin-1")
-        return self._send_headers(code, reason, array, len(pairs), context) == 0
+        return bool(self._send_headers(code, reason, array, len(pairs), context) == 0)
 
     def read_post(self, context: int, size: int) -> bytes | None:
         """Return up to *size*, at most ``BLOCK``, bytes; None: the client has gone."""
@@ -143,7 +143,7 @@ class Program:
             return b""
         block = Block()
         got = self._read_post(block, size, context)
-        return None if got > size else block[:got]
+        return None if got > size else ctypes.string_at(block, got)
 
     def log_message(self, context: int, message: bytes, priority: int) -> None:
         if self._log_message:

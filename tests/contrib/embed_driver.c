@@ -16,7 +16,8 @@ typedef struct {
     size_t given;   /* of that, what read_post gave back */
     size_t accepts; /* bytes, before the peer is gone */
     int status, heads, blocks, ended;
-    int input;      /* read_post: 'e' echoes what was written, 'g' is gone, 's' calls shutdown
+    int input;      /* read_post: 'e' echoes what was written, 'g' is gone, 's' calls shutdown,
+                     * 't' waits for a request in another thread
                      * send_headers: 'h' refuses */
 } peer;
 
@@ -52,6 +53,8 @@ static int send_headers(int status, const char *reason, const sapi_embed_pair *h
     return self->input == 'h';
 }
 
+static void *ask_elsewhere(void *unused);
+
 static size_t read_post(char *buffer, size_t size, void *context)
 {
     peer *self = context;
@@ -59,6 +62,10 @@ static size_t read_post(char *buffer, size_t size, void *context)
     if (self->input == 's') {
         int code = sapi_embed_shutdown();
         printf("shutdown in a request: %d %s\n", code, sapi_embed_error());
+    }
+    if (self->input == 't') {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, ask_elsewhere, NULL) == 0) pthread_join(thread, NULL);
     }
     if (self->input == 'g') return SAPI_EMBED_GONE;
     if (self->input == 'e') length = self->length - self->given;
@@ -112,6 +119,15 @@ static int ask(peer *self, const char *method, const char *uri, const char *body
     int code = sapi_embed_request(&info, self);
     self->ended = 1;
     return code;
+}
+
+static void *ask_elsewhere(void *unused)
+{
+    (void)unused;
+    peer self = {0};
+    int code = ask(&self, "GET", "/echo?elsewhere", "");
+    printf("elsewhere %d %s\n", code, self.written);
+    return NULL;
 }
 
 /* show METHOD URI INPUT ACCEPTS: every call of a slot, then the code. */
@@ -237,9 +253,20 @@ static void misuse(const char *application)
     printf("shutdown again: %d %s\n", code, sapi_embed_error());
 }
 
+/* bare URI: a request of which the program tells nothing else, with no slots. */
+static int bare(const char *application, const char *uri)
+{
+    const sapi_embed_module none = {.executable_location = PYTHON};
+    if (sapi_embed_init(application, NULL, paths, &none) != SAPI_EMBED_OK) return 1;
+    int code = sapi_embed_request(&(sapi_embed_info){.uri = uri}, NULL);
+    fprintf(stderr, "code %d %s\n", code, sapi_embed_error());
+    return sapi_embed_shutdown();
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 3) return 2;
+    if (strcmp(argv[1], "bare") == 0) return bare(argv[2], argv[3]);
     if (strcmp(argv[1], "misuse") == 0) {
         misuse(argv[2]);
         return 0;

@@ -377,8 +377,43 @@ def test_an_endless_response_ends_when_the_program_takes_no_more(
 
 
 @both
+def test_without_slots_the_standard_streams_are_used(built: Path, interface: str) -> None:
+    done = run(built, "driver", "bare", f"app:{interface}", "/echo?x")
+    said = "x " if interface == "wsgi" else "startup\nx shutdown\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "code 0 \n")
+    done = run(built, "driver", "bare", f"app:{interface}", "/boom")
+    assert "500 Internal Server Error" in done.stdout
+    assert done.stderr.startswith("application raised: GET /boom\nTraceback")
+    assert done.stderr.endswith("ValueError: boom\ncode 0 \n")
+
+
+def test_a_standard_output_that_takes_no_more_cuts_the_response(built: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [str(built / "driver"), "bare", "app:wsgi", "/echo?x"],
+            cwd=built,
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+    assert done.stderr == "code 4 the program did not take the whole response\n"
+
+
+@both
 def test_requests_in_several_threads(built: Path, interface: str) -> None:
     assert driven(built, "threads", f"app:{interface}", "1000") == ["well"] * 4
+
+
+@both
+def test_a_slot_may_wait_for_another_thread(built: Path, interface: str) -> None:
+    lines = driven(built, "show", f"app:{interface}", "POST", "/echo?here", "t", "4000")
+    assert "elsewhere 0 elsewhere " in lines
+    assert lines[-1] == "code 0 "
 
 
 @both

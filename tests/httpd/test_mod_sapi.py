@@ -161,7 +161,7 @@ async def asgi(scope, receive, send):
             "PATH_INFO": path,
             "REQUEST_METHOD": scope["method"],
             "QUERY_STRING": scope["query_string"].decode(),
-            "settings": scope["extensions"]["sapi"].get("settings"),
+            "settings": scope["extensions"]["sapi"]["settings"],
         })
     await start((b"content-type", b"application/json"))
     await send({"type": "http.response.body", "body": body.encode()})
@@ -368,7 +368,7 @@ def test_settings_are_merged_from_section_to_section(site: Hosted) -> None:
     assert told(site, "/one/inner/most")["settings"] == {**inner, "fixed": "most"}
     assert told(site, "/sub/deep/t.app")["settings"]["where"] == "directory"
     assert told(site, "/app", Host="first.example")["settings"]["where"] == "first"
-    assert told(site, "/app", Host="all.example")["settings"]["where"] == "server"
+    assert told(site, "/app", Host="second.example")["settings"]["where"] == "server"
 
 
 def test_a_htaccess_may_have_values_where_options_may_be_overridden(site: Hosted) -> None:
@@ -488,27 +488,35 @@ def test_an_application_sees_that_its_client_has_gone(folder: Path, mpm: str) ->
         assert names(hosted, "/two/x") == ("asgi", "/two", "/x")
 
 
+@pytest.mark.parametrize("mpm", BOTH)
+def test_applications_are_imported_from_where_it_is_said(folder: Path, mpm: str) -> None:
+    """Relative to ServerRoot, and of several the first wins."""
+    for name in ("first", "second"):
+        (folder / "libs" / name).mkdir(parents=True)
+        text = APP.replace('"wsgi"', f'"{name}"')
+        (folder / "libs" / name / "elsewhere.py").write_text(text)
+    more = "SapiPythonPath libs/first\nSapiPythonPath libs/second"
+    text = app_at("/one", "wsgi", more).replace("some_apps", "elsewhere")
+    with hosting(folder, LOADED + text, mpm) as hosted:
+        assert names(hosted, "/one/x") == ("first", "/one", "/x")
+
+
 @pytest.mark.parametrize(
-    ("lines", "line", "message"),
+    ("line", "message"),
     [
-        ("SapiPythonPath missing", 1, "missing is not a directory"),
-        ("\nSapiInterface rack", 2, "SapiInterface must be wsgi, asgi, asgi2 or auto, not rack"),
-        ("SapiEngine Perhaps", 1, "SapiEngine must be On or Off"),
-        ("SapiValue 1st x", 1, "'1st' is no name of a setting"),
-        ("SapiValue alone", 1, "SapiValue takes two arguments"),
-        ("SapiApp", 1, "SapiApp takes one argument"),
+        ("SapiPythonPath missing", "missing is not a directory"),
+        ("SapiInterface rack", "SapiInterface must be wsgi, asgi, asgi2 or auto, not rack"),
+        ("SapiEngine Perhaps", "SapiEngine must be On or Off"),
+        ("SapiValue 1st x", "'1st' is no name of a setting"),
+        ("SapiValue alone", "SapiValue takes two arguments"),
+        ("SapiApp", "SapiApp takes one argument"),
     ],
 )
-def test_a_mistake_is_told_with_file_and_line(
-    folder: Path, lines: str, line: int, message: str
-) -> None:
-    first = 8 + LOADED.count("\n")
-    with hosting(folder, LOADED + lines, ready=False) as hosted:
+def test_a_mistake_is_told_with_file_and_line(folder: Path, line: str, message: str) -> None:
+    with hosting(folder, f"{LOADED}\n{line}\n", ready=False) as hosted:
         assert hosted.process.wait(20) != 0
         assert message in hosted.log
-        written = (folder / "httpd.conf").read_text().splitlines()
-        number = written.index(lines.splitlines()[-1]) + 1
-        assert first <= number + 8
+        number = (folder / "httpd.conf").read_text().splitlines().index(line) + 1
         assert f"line {number} of {folder}/httpd.conf" in hosted.log
         assert "Traceback" not in hosted.log
 
@@ -550,7 +558,7 @@ def test_after_a_failed_restart_the_old_generation_goes_on(folder: Path, mpm: st
         until(lambda: names(hosted, "/one")[0] == "mended")
 
 
-@pytest.mark.parametrize("mpm", ["event"])
+@pytest.mark.parametrize("mpm", ["prefork", "worker", "event"])
 def test_asgi_applications_have_settings_in_their_scope(folder: Path, mpm: str) -> None:
     lines = "SapiValue level server\nSapiValue where server\nSapiAdminValue fixed server\n"
     text = app_at("/two", "asgi", "SapiValue where two\nSapiValue fixed two\nSapiFlag on yes")
