@@ -357,7 +357,7 @@ class EventWire(Wire):
         except asyncio.CancelledError:
             exchange.cut()
             raise
-        exchange.ended = True
+        exchange.over = True
         connection, stream, r = self.connection, self.stream, exchange.request
         connection.keepalives += 1
         self._exchange = None

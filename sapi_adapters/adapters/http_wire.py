@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..httpd.filters import EOS, FileBucket, blocks
+from ..httpd.phases import last_of
 from ..httpd.reading import make_request
 from ..httpd.records import Connection, Request
 from ..manager.scoreboard import IDLE, READING
@@ -41,7 +42,7 @@ DRAINED = 262144
 class HttpExchange:
     """One request, as the servers, the scoreboard and the time-outs see it."""
 
-    ended = False
+    over = False
     aborted = False
     direct = False
     task: Any = None
@@ -66,10 +67,15 @@ class HttpExchange:
         if length:
             self.environ["CONTENT_LENGTH"] = str(length)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the response is complete, or cut."""
+        return self.over or last_of(self.request).eos_sent
+
     def cut(self) -> None:
         """End the response now, so that the client sees that it is incomplete."""
         if not self.ended:
-            self.ended = True
+            self.over = True
             self.request.connection.transport.cut(self.request)
 
 
@@ -439,7 +445,7 @@ class BlockingWire(Wire):
             connection.keepalive = False
         exchange = self.exchange = HttpExchange(session.sapi, r)
         session.cycle(exchange)
-        exchange.ended = True
+        exchange.over = True
         connection.keepalives += 1
         if self.closed:
             return
@@ -457,7 +463,7 @@ class BlockingWire(Wire):
         r = refused_request(connection, refusal)
         exchange = self.exchange = HttpExchange(self.session.sapi, r, refusal.status)
         self.session.cycle(exchange)
-        exchange.ended = True
+        exchange.over = True
         if not self.closed:
             self.close(lingering=True)
 

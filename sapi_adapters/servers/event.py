@@ -454,12 +454,18 @@ class EventServer:
         """Note that *task*, which :meth:`start` began, has come to its end."""
         self._tasks.discard(task)
         if self.sapi.terminating:
-            self.stop()
+            self._stop_accepting()
+
+    def _stop_accepting(self) -> None:
+        """Take no connection from now on, and end."""
+        for listener in self._listeners:
+            self.loop.remove_reader(listener.fd)
+        self.stop()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if self.sapi.terminating:
-            self.stop()
+            self._stop_accepting()
         if not task.cancelled() and (error := task.exception()) is not None:
             self.sapi.log_message(f"internal: a request ended with {error!r}")
 

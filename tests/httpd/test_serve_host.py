@@ -234,7 +234,8 @@ def test_no_access_log(folder: Path, app: str) -> None:
         running.get("/a")
         running.get("/b")
         assert '"GET /' not in running.terminal
-    assert '"GET /' not in (folder / "stderr").read_text()
+    said = (folder / "stderr").read_text()
+    assert '"GET /' not in said and "given up" not in said
     assert not (folder / "off").exists()
 
 
@@ -366,8 +367,7 @@ def test_workers_leave_after_some_requests_and_nobody_notices(
     options = ("--max-requests", "3", "--workers", workers)
     with serve(folder, f"serve_app:{app}", *options) as running:
         pids = [running.told("/x")["pid"] for _ in range(24)]
-        # One with an event loop may take a few more that have come before it stops to listen.
-        assert len(set(pids)) >= (8 if app == "wsgi" else 3)
+        assert len(set(pids)) >= 8
         kept = running.connect()
         for _ in range(24):
             kept.request("GET", "/kept")
