@@ -507,8 +507,11 @@ class _Screen:
             (signal.SIGHUP, self._end),
         ):
             self._before[number] = signal.signal(number, handler)
+        # A signal right before the wait begins would be handled only after it: the byte ends it.
+        self._woken = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
 
     def __exit__(self, *error: object) -> None:
+        signal.set_wakeup_fd(self._woken)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._close()
