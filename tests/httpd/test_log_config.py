@@ -287,8 +287,11 @@ def test_requests_are_logged(tmp_path: Path, mpm: str) -> None:
         answer = host.get("/page.txt", X='"q"', User_Agent="me", Referer="/from")
         assert answer.status == 200
         size = int(lines_of(tmp_path / "short.log", 1)[0].split()[4])
+        lines_of(tmp_path / "combined.log", 1)  # threads log when they come to it
         host.request("HEAD", "/page.txt")
+        lines_of(tmp_path / "combined.log", 2)
         host.get("/none")
+        lines_of(tmp_path / "combined.log", 3)
         asked(host.port, b"BAD\r\n\r\n")
         short = lines_of(tmp_path / "short.log", 4)
     assert short[0] == f'GET /page.txt 200 6 {size} \\"q\\"'
