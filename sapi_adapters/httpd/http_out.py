@@ -139,16 +139,18 @@ def _head(r: Request, brigade: Brigade, complete: bool) -> bytes:
     if r.body.unread and (status in _CLOSING or not r.body.continued):
         connection.keepalive = False
     lines: list[tuple[str, str]] = []
-    if "Date" not in headers:
+    there = headers.keys()
+    if "date" not in there:
         lines.append(("Date", http_date(r.request_time)))
-    if "Server" not in headers:
+    if "server" not in there:
         lines.append(("Server", r.server.signature))
-    if r.content_type is not None and status != 304 and "Content-Type" not in headers:
+    if r.content_type is not None and status != 304 and "content-type" not in there:
         lines.append(("Content-Type", r.content_type))
-    if r.content_encoding is not None and "Content-Encoding" not in headers:
+    if r.content_encoding is not None and "content-encoding" not in there:
         lines.append(("Content-Encoding", r.content_encoding))
     lines += headers.items()
-    lines += r.err_headers_out.items()
+    if "err_headers_out" in r.__dict__:
+        lines += r.err_headers_out.items()
     if not connection.keepalive:
         lines.append(("Connection", "close"))
     elif r.proto_num < HTTP_1_1:

@@ -7,7 +7,7 @@ these is true here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .filters import FLUSH, Filter, insert_output, network_output
@@ -69,6 +69,10 @@ class Table:
     def unset(self, name: str) -> None:
         """Remove *name*."""
         self._items.pop(name.lower(), None)
+
+    def keys(self) -> Collection[str]:
+        """Return the names, in lower case."""
+        return self._items.keys()
 
     def items(self) -> Iterator[tuple[str, str]]:
         """Yield every name, as it was given, with each of its values."""

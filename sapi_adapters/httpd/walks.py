@@ -202,7 +202,9 @@ def _found_at_once(r: Request, filename: str, sections: Sequence[Section]) -> bo
         names = parent.split("/")
         for index in range(len(names)):
             directory = "/".join(names[: index + 1])
-            matching = [s.vector for s in sections if s.holds_for_directory(directory)]
+            matching = [
+                s.vector for s in sections if not s.is_regex and s.holds_for_directory(directory)
+            ]
             vector = r.host.merged(vector, matching)
             own = vector[core_module]
             follows = FOLLOW_SYMLINKS in own.options and SYMLINKS_IF_OWNER not in own.options
@@ -234,9 +236,9 @@ def directory_walk(r: Request) -> int:
     if _HIDDEN.search(r.filename) is not None:
         r.log(f"the path {r.filename!a} has segments of dots")
         return 403
-    ordinary = [section for section in config.directories if not section.is_regex]
-    if _found_at_once(r, r.filename, ordinary):
+    if _found_at_once(r, r.filename, config.directories):
         return _after_directories(r)
+    ordinary = [section for section in config.directories if not section.is_regex]
     r.per_dir_config = r.server.lookup_defaults
     names = r.filename.split("/")[1:]
     directory, found, rest = "", None, ""
