@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..httpd.filters import EOS, FileBucket, blocks
+from ..httpd.hooks import DONE, OK, run_all, run_first
 from ..httpd.phases import last_of
 from ..httpd.reading import make_request
 from ..httpd.records import Connection, Request
@@ -336,8 +337,6 @@ class BlockingWire(Wire):
     def begin(self) -> bool:
         """Run the hooks of a new connection; False when a module has served it."""
         hooks = self.session.host.hooks
-        from ..httpd.hooks import DONE, OK, run_all, run_first
-
         if hooks.pre_connection and run_all(hooks.pre_connection, self.connection) not in (
             OK,
             DONE,
@@ -355,13 +354,13 @@ class BlockingWire(Wire):
         """Take what came, serve what is complete; see ``blocking.Session``."""
         channel = self.channel
         data, channel.data = channel.data, b""
-        self._came = len(data)
         if not data:  # a thread leaves the reading to us
             received = channel.receive_now()
             if received == b"":
                 self.close()
                 return None
             data = received or b""
+        self._came = len(data)
         codec = self.connection.input_codec
         if codec is not None:
             data = self._decode(codec, data)

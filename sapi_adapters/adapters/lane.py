@@ -49,6 +49,7 @@ PHASES = (
 _OURS = {"core", "mod_sapi"}
 _PLAIN = re.compile(r"(?:/[0-9A-Za-z_~!$&'()*+,;=:@-][0-9A-Za-z_~!$&'()*+,;=:@.-]*)*/?")
 """Paths that mean what they say: no escapes, no dots at a segment's begin, no empty segments."""
+_OWN = re.compile(rb"(?im)^(date|server):")
 _MOST = 1000
 
 
@@ -75,7 +76,8 @@ class Lane:
         self._plans: dict[str, Plan | None] = {}
         self._lines: dict[int, bytes] = {}
         self._second = 0
-        self._dated = b""
+        self._date = b""
+        self._signed = f"Server: {host.main.signature}\r\n".encode("latin-1")
 
     def find(self, head: Head) -> Plan | None:
         """Return the plan for *head*, None if it goes the long way."""
@@ -104,18 +106,20 @@ class Lane:
             return None
         return Plan(config, vector, sapi, cycle, path)
 
-    def begin_of(self, status: int, reason: str) -> bytes:
-        """Return the status line and the fields that every response has."""
+    def begin_of(self, status: int, reason: str, fields: bytes) -> bytes:
+        """Return the status line and the server's own fields, but those that are in *fields*."""
         now = int(time.time())
         if now != self._second:
             self._second = now
-            self._dated = f"Date: {http_date(now)}\r\nServer: {self.server.signature}\r\n".encode(
-                "latin-1"
-            )
+            self._date = f"Date: {http_date(now)}\r\n".encode("latin-1")
         line = self._lines.get(status)
         if line is None:
             line = self._lines[status] = f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1")
-        return line + self._dated
+        own = {name.lower() for name in _OWN.findall(fields)}
+        if own:
+            date = b"" if b"date" in own else self._date
+            return line + date + (b"" if b"server" in own else self._signed)
+        return line + self._date + self._signed
 
 
 def lane_of(host: Host) -> Lane | None:
@@ -229,8 +233,8 @@ class LaneExchange(AsyncModExchange):
         Content-Length."""
         self.ended = True
         wire, head = self._wire, self._head
-        data = self._lane.begin_of(status, reason) + fields
-        if not length:
+        data = self._lane.begin_of(status, reason, fields) + fields
+        if not length and (body or head.method != "HEAD"):
             data += b"Content-Length: %d\r\n" % len(body)
         if not wire.connection.keepalive:
             data += b"Connection: close\r\n"

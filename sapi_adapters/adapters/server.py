@@ -70,9 +70,9 @@ class ServerSapi(Sapi):
     signals: Signals = PHP_FPM
     """What signals mean to the master."""
     note: Callable[[int], None] | None = None
+    """Shows the scoreboard's stage of a request that comes in pieces, where there is but one."""
     serve_instead: Callable[[Any, Callable[[Any], Any]], Any] = staticmethod(_unnoted)
     """Lets a function serve an exchange that is refused, noted as any request is."""
-    """Shows the scoreboard's stage of a request that comes in pieces, where there is but one."""
     supervised = True
     """A master watches the worker even if there is only one."""
 

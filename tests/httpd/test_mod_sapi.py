@@ -631,3 +631,35 @@ def test_requests_are_served_as_the_user_that_is_said(public: Path, mpm: str) ->
             found = each.stat()
             assert found.st_uid == 0
             assert not found.st_mode & stat.S_IWOTH
+
+
+OWN_FIELDS = """
+async def asgi(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            event = await receive()
+            await send({"type": event["type"] + ".complete"})
+            if event["type"] == "lifespan.shutdown":
+                return
+    fields = [(b"dAte", b"Sat, 21 Nov 2026 00:00:00 GMT"), (b"Server", b"mine")]
+    body = b"" if scope["method"] == "HEAD" else b"body"
+    start = {"type": "http.response.start", "status": 200}
+    await send({**start, "headers": fields if scope["path"] == "/own" else []})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+def test_an_asgi_application_may_have_fields_of_the_servers(tmp_path: Path) -> None:
+    (tmp_path / "fields.py").write_text(OWN_FIELDS)
+    text = (
+        "LoadModule sapi_module sapi_adapters.adapters.mod_sapi\n"
+        "<Location />\nSetHandler sapi-script\nSapiApp fields:asgi\n</Location>\n"
+    )
+    with hosting(tmp_path, text, "event") as hosted:
+        for _ in range(3):  # the names are known from the second time on
+            answer = hosted.get("/own")
+            assert answer.headers.get_all("Date") == ["Sat, 21 Nov 2026 00:00:00 GMT"]
+            assert answer.headers.get_all("Server") == ["mine"]
+            assert len(hosted.get("/").headers.get_all("Date")) == 1
+            head = hosted.request("HEAD", "/")
+            assert head.getheader("Content-Length") is None, "nobody knows that of GET"
