@@ -229,7 +229,7 @@ class FastcgiExchange(FastcgiResponse, Exchange):
         try:
             if self.link is None:
                 if self.ended:
-                    self._channel.send_last(data, self.is_ending)
+                    self._channel.send_last(data, self)
                 else:
                     self._channel.send(data)
             elif self.ended:
@@ -483,7 +483,7 @@ class Link:
         """Send what ends a request. Its id is free before the peer can use it again."""
         self._retire(exchange)
         with self._writing:
-            self._channel.send_last(data, exchange.is_ending)
+            self._channel.send_last(data, exchange)
 
     def _retire(self, exchange: FastcgiExchange) -> None:
         request = exchange.request

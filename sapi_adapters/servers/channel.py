@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from ..sapi import ClientDisconnected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 _DONTWAIT = socket.MSG_DONTWAIT
@@ -86,8 +85,8 @@ class Channel:
         if sent != len(data):
             self._send_rest(memoryview(data)[sent:])
 
-    def send_last(self, data: bytes, stalled: Callable[[], None]) -> None:
-        """As :meth:`send`; *stalled* is called when the peer is to be waited for."""
+    def send_last(self, data: bytes, exchange: Any) -> None:
+        """As :meth:`send`; *exchange* is told, by ``is_ending()``, if the peer is waited for."""
         try:
             sent = self.socket.send(data, _DONTWAIT)
         except BlockingIOError:
@@ -95,7 +94,7 @@ class Channel:
         except OSError as error:
             raise ClientDisconnected(str(error)) from error
         if sent != len(data):
-            stalled()
+            exchange.is_ending()
             self._send_rest(memoryview(data)[sent:])
 
     def _send_rest(self, data: memoryview) -> None:
