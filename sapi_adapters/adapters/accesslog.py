@@ -159,11 +159,13 @@ class AccessLog:
         escapes = _JSON_ESCAPES if format.startswith("{") else _ESCAPES
         pieces = _parse(format, pool, escapes)
         self._file = LogFile(path, _dropped_note, fd)
-        self._held: list[bytes] = []
+        self._lines = _formatter(pieces, self._file, escapes)
+        self._held: list[tuple[Any, ...]] = []
         self._holder = 0
-        self._format = (pieces, self._file, unwanted, escapes)
+        self._format = (pieces, unwanted)
         self.needs_begin = any("cpu" in each.value for each in pieces)
-        self.begin, self.end = _compile(*self._format)
+        write, lines = self._file.write, self._lines
+        self.begin, self.end = _compile(*self._format, lambda values: write(lines([values])))
 
     def hold(self) -> None:
         """Hold lines back from now on and write up to 32 in one go, or at :meth:`flush`.
@@ -171,12 +173,12 @@ class AccessLog:
         For a server of one thread that calls :meth:`flush` before it waits for anything.
         """
         self._holder = os.getpid()
-        self.begin, self.end = _compile(*self._format, self._held, self.flush)
+        self.begin, self.end = _compile(*self._format, self._held.append, self._held, self.flush)
 
     def flush(self) -> None:
         """Write the lines that are held back. A fork of the process leaves them to the process."""
         if self._held:
-            lines = b"".join(self._held)
+            lines = self._lines(self._held)
             self._held.clear()
             if os.getpid() == self._holder:
                 for at in self._file.pieces(lines):
@@ -313,15 +315,39 @@ def _piece(code: str, modifier: str, escapes: dict[int, str]) -> _Piece:
     raise ValueError(f"%{code} knows {f'the modifiers {names}' if names else 'no modifier'}")
 
 
-def _compile(
-    pieces: list[_Piece],
-    file: LogFile,
-    suppress: frozenset[str],
-    escapes: dict[int, str],
-    held: list[bytes] | None = None,
-    flush: Callable[[], None] | None = None,
-) -> tuple[Callable[[Any], None], Callable[..., None]]:
-    """Return what begins and what ends a request; lines go to *held*, which *flush* empties."""
+def _formatter(
+    pieces: list[_Piece], file: LogFile, escapes: dict[int, str]
+) -> Callable[[list[tuple[Any, ...]]], bytes]:
+    """Return what makes lines for *file*, each of the values of one request."""
+    template = names = unquoted = ""
+    for number, piece in enumerate(pieces):
+        if not piece.value:
+            template += piece.literal.replace("{", "{{").replace("}", "}}")
+            continue
+        template += f"{{v{number}}}"
+        names += f"v{number}, "
+        if piece.outside and not piece.quoted:
+            unquoted += f"{{v{number}}}"
+    template += "\n"
+    # What the format says may be neither safe nor without blanks: the values must be.
+    source = (
+        f"lambda r: ''.join([f{template!r} for ({names}) in r])",
+        f"lambda r: ' ' in ''.join([f{unquoted!r} for ({names}) in r])",
+    )
+    form, blanks = (eval(each, {}) for each in source)  # noqa: S307 - made of the tables above
+    literals = "".join(each.literal for each in pieces)
+    own = len(f"{literals}\n".encode().translate(None, _SAFE))
+
+    def lines(requests: list[tuple[Any, ...]]) -> bytes:
+        data: bytes = form(requests).encode("utf-8", "backslashreplace")
+        # One look at all lines does for all their values.
+        if (
+            len(data.translate(None, _SAFE)) == own * len(requests)
+            and (len(data) <= file.longest or max(map(len, data.split(b"\n"))) < file.longest)
+            and not blanks(requests)
+        ):
+            return data
+        return b"".join(map(careful, requests))
 
     def careful(values: tuple[Any, ...]) -> bytes:
         """Return the line with every value escaped, cut when it is too long."""
@@ -332,14 +358,24 @@ def _compile(
         most = file.longest - 1
         return (line if len(line) <= most else line[: most - 3] + b"...") + b"\n"
 
-    literals = "".join(each.literal for each in pieces)
+    return lines
+
+
+def _compile(
+    pieces: list[_Piece],
+    suppress: frozenset[str],
+    put: Callable[[tuple[Any, ...]], object],
+    held: list[tuple[Any, ...]] | None = None,
+    flush: Callable[[], None] | None = None,
+) -> tuple[Callable[[Any], None], Callable[..., None]]:
+    """Return what begins and what ends a request.
+
+    Its values go to *put*; *flush* is called when that has filled *held*.
+    """
     names: dict[str, Any] = {
-        "SAFE": _SAFE,
         "SELF": resource.RUSAGE_SELF,
         "THREAD": getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF),
-        "careful": careful,
         "clocks": [each.clock for each in pieces if each.clock is not None],
-        "file": file,
         "flush": flush,
         "held": held,
         "getpid": os.getpid,
@@ -347,14 +383,13 @@ def _compile(
         "header": _header,
         "is_plain": _is_plain,
         "monotonic": time.monotonic,
-        "own": f"{literals}\n".encode().translate(None, _SAFE),
         "path": _path,
         "percent": _percent,
+        "put": put,
         "suppress": suppress,
         "time": time.time,
         "uri": _uri,
         "usage": resource.getrusage,
-        "write": file.write,
     }
     code = compile(_source(pieces, bool(suppress), held is not None), "<access.format>", "exec")
     exec(code, names)  # noqa: S102 - made of the tables above; the format is in it as quoted text
@@ -379,34 +414,17 @@ def _source(pieces: list[_Piece], suppress: bool, hold: bool) -> str:
     if "cpu" in used:
         begin.append("exchange.log_cpu = usage(THREAD)")
         end += ["cpu = usage(THREAD)", "cpu_then = getattr(exchange, 'log_cpu', cpu)"]
-    template = names = unquoted = ""
-    count = clocks = 0
+    values = ""
+    clocks = 0
     for piece in pieces:
-        if not piece.value:
-            template += piece.literal.replace("{", "{{").replace("}", "}}")
-            continue
-        name = f"v{count}"
-        count += 1
-        if piece.clock is None:
-            end.append(f"{name} = {piece.value}")
-        else:
-            end += [f"clock{clocks} = clocks[{clocks}]", f"{name} = clock{clocks}[{piece.value}]"]
+        if piece.clock is not None:
+            values += f"clocks[{clocks}][{piece.value}], "
             clocks += 1
-        template += f"{{{name}}}"
-        names += f"{name}, "
-        if piece.outside and not piece.quoted:
-            unquoted += f"{{{name}}}"
-    template += "\n"
-    end.append(f"data = f{template!r}.encode('utf-8', 'backslashreplace')")
-    # One look at the whole line does for all its values: what is not safe must be the format's.
-    unsafe = "data.translate(None, SAFE) != own or len(data) > file.longest"
-    if unquoted:
-        unsafe += f" or ' ' in f'{unquoted}'"
-    end.append(f"if {unsafe}: data = careful(({names}))")
+        elif piece.value:
+            values += f"{piece.value}, "
+    end.append(f"put(({values}))")
     if hold:
-        end += ["held.append(data)", f"if len(held) >= {HELD}: flush()"]
-    else:
-        end.append("write(data)")
+        end.append(f"if len(held) >= {HELD}: flush()")
     return (
         "\n ".join(["def begin(exchange):", *begin])
         + "\n"

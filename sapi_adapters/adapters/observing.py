@@ -267,6 +267,7 @@ class Blocking(Observed):
         def serve(exchange: Any, cycle: Callable[[Any], Any] = whole_cycle) -> None:
             nonlocal count, cpu, long
             get = exchange.environ.get
+            length, user = get("CONTENT_LENGTH"), get("REMOTE_USER")  # most requests have neither
             count += 1
             limit = self.limit
             if limit is not None:
@@ -280,8 +281,8 @@ class Blocking(Observed):
                 0.0,
                 0.0,
                 get("REQUEST_METHOD", "").encode("latin-1"),
-                get("CONTENT_LENGTH", "").encode("latin-1"),
-                get("REMOTE_USER", "").encode("latin-1"),
+                length.encode("latin-1") if length else b"",
+                user.encode("latin-1") if user else b"",
                 (get("REQUEST_URI") or get("PATH_INFO", "")).encode("latin-1"),
                 get("SCRIPT_FILENAME", "").encode("latin-1"),
             )

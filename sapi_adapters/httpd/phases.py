@@ -111,7 +111,12 @@ def _authorize(r: Request) -> int:
     """Phases 4 to 6: access by address, who it is, whether that one may."""
     hooks = r.host.hooks
     origin = r.main or r.prev
-    if origin is not None and origin.per_dir_config is r.per_dir_config:
+    if (
+        origin is not None
+        and origin.per_dir_config is r.per_dir_config
+        and (r.finfo is not None or r.per_dir_config is r.server.lookup_defaults)
+    ):
+        # Granted already. Apache asks again for a file that is missing in a Directory section.
         r.user, r.ap_auth_type = origin.user, origin.ap_auth_type
         return OK
     result: int = run_all(hooks.access_checker, r)

@@ -170,14 +170,11 @@ REQUESTS = (
     Asked("a CGI program without an answer", "/cgi/broken"),
     Asked("no such CGI program", "/cgi/none"),
 )
-_WALK = "an index that is missing is looked for with the access that the directory was given"
 _AS_IT_CAME = "a URI that is refused stays as it came; Apache's is decoded by then"
 DIFFERENCES = {
     "above the root": _AS_IT_CAME,
     "an encoded slash": _AS_IT_CAME,
     "an encoded NUL": "400, as it is no path; and the URI stays as it came",
-    "a directory with an index": _WALK,
-    "the head of an index": _WALK,
     "a directory without an index": "403, as the directory is there",
 }
 """Requests that the host serves otherwise -> why."""
