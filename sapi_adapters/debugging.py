@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import socket
 import sys
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from .sapi import ConfigurationError, interface_of
+from .servers.listener import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -40,7 +40,7 @@ def refuse_unless_loopback(listeners: Sequence[Listener]) -> None:
                 f"--debug refuses {each.describe()}: a web server that others reach may stand in"
                 " front of a Unix socket; use --bind 127.0.0.1:PORT"
             )
-        if not _is_loopback(each.socket.getsockname()[0]):
+        if not each.is_local():
             raise ConfigurationError(
                 f"--debug refuses {each.describe()}: others may reach it; use --bind 127.0.0.1:PORT"
             )
@@ -71,14 +71,6 @@ def wrap(application: Any, interface: str, where: Sequence[str]) -> Any:
     sys.stderr.write(f"debugger: for this machine's own requests by {', '.join(where)}{hint}\n")
     sys.stderr.flush()
     return debugger
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        found = ip_address(address)
-    except ValueError:  # "unix:", as nginx has it, or nothing: nobody knows who it is
-        return False
-    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
 def _missing(package: str, error: ModuleNotFoundError) -> ConfigurationError:
@@ -119,7 +111,7 @@ class _Wsgi:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         forwarded = (f"HTTP_{name.upper().replace('-', '_')}" in environ for name in _FORWARDED)
-        if any(forwarded) or not _is_loopback(environ.get("REMOTE_ADDR", "")):
+        if any(forwarded) or not is_loopback(environ.get("REMOTE_ADDR", "")):
             return self.application(environ, start_response)  # type: ignore[no-any-return]
         return self._debug(environ, _Start(start_response))
 
@@ -200,4 +192,4 @@ def _began_here(scope: Any) -> bool:
     if any(name.decode("latin-1").lower() in _FORWARDED for name, _ in scope["headers"]):
         return False
     client = scope.get("client")
-    return client is not None and _is_loopback(client[0])
+    return client is not None and is_loopback(client[0])

@@ -16,6 +16,10 @@ SAPIS = {
     "cgi": "sapi_adapters.adapters.cgi:Cgi",
     "fcgi-prefork": "sapi_adapters.adapters.fastcgi:FcgiPrefork",
     "fcgi-threaded": "sapi_adapters.adapters.fastcgi:FcgiThreaded",
+    "scgi-prefork": "sapi_adapters.adapters.scgi:ScgiPrefork",
+    "scgi-threaded": "sapi_adapters.adapters.scgi:ScgiThreaded",
+    "ajp-prefork": "sapi_adapters.adapters.ajp:AjpPrefork",
+    "ajp-threaded": "sapi_adapters.adapters.ajp:AjpThreaded",
     "mod": "sapi_adapters.adapters.host:HostSapi",
     "cli": "sapi_adapters.adapters.cli:Cli",
 }

@@ -52,13 +52,10 @@ class FastcgiSapi(ServerSapi):
         first = self.listeners[0]
         where = first.describe()
         address = f"unix:{where}" if where.startswith("/") else where
-        signals = "TERM stops, QUIT stops gracefully"
-        if self.needs_master():
-            signals += ", HUP reloads gracefully"
         return (
             "nginx: location / { include fastcgi_params; fastcgi_keep_conn on;"
             f" fastcgi_pass {address}; }}\n"
-            f"{signals}\n"
+            f"{self.signals_hint()}\n"
         )
 
 

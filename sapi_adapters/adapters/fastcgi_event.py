@@ -7,7 +7,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..manager.scoreboard import FINISHING
 from ..protocols.cgi import mend
 from ..protocols.fastcgi import (
     Aborted,
@@ -17,9 +16,9 @@ from ..protocols.fastcgi import (
     StdinReceived,
     parse_whole,
 )
-from ..sapi import WARNING, AsyncExchange, ClientDisconnected, RequestError, refuse, request_line
-from ..servers.spool import Spool
-from .fastcgi_exchange import HEAD_SECONDS, HELD, ROLES, FastcgiResponse
+from ..sapi import WARNING, RequestError, refuse, request_line
+from .exchanges import HEAD_SECONDS, AwaitedExchange
+from .fastcgi_exchange import ROLES, FastcgiResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,12 +26,10 @@ if TYPE_CHECKING:
     from ..protocols.fastcgi import Request
     from ..servers.event import EventServer, Stream
 
-BODY_SECONDS = 60.0
-"""How long a peer may send nothing of a body that the application waits for."""
 _HIGH, _LOW = 262144, 65536  # bytes of an unread body at which reading stops, and goes on
 
 
-class EventExchange(FastcgiResponse, AsyncExchange):
+class EventExchange(FastcgiResponse, AwaitedExchange):
     """One request that the event server serves."""
 
     def __init__(
@@ -43,122 +40,11 @@ class EventExchange(FastcgiResponse, AsyncExchange):
         keep_conn: bool,
         request: Request | None = None,
     ) -> None:
-        self.sapi = link.sapi
-        self.environ = environ
+        super().__init__(link, environ, body, whole=request is None)
         self.keep_conn = keep_conn
         self.request = request
-        self.short = False
-        self.input_ended = request is None
-        self.post_ended = self.input_ended and not body
-        self._link = link
-        self._spool: Spool | None = None
-        self._input = body
-        self._news: asyncio.Future[None] | None = None
         if request is not None:
             self._id = request.id
-
-    # -- what the link says
-
-    def set_length(self, length: int) -> None:
-        """Hold a body that came whole to its CONTENT_LENGTH."""
-        if len(self._input) > length:
-            self.sapi.log_message("request: bytes beyond CONTENT_LENGTH are discarded", WARNING)
-            self._input = self._input[:length]
-        else:
-            self.short = True
-        self.post_ended = not self._input and not self.short
-
-    def put(self, data: bytes) -> None:
-        """Take bytes of the body."""
-        if self._spool is None:
-            self._spool = Spool()
-        self._spool.put(data)
-        self.wake()
-
-    def unread(self) -> int:
-        """Return how many bytes of the body wait to be read."""
-        return 0 if self._spool is None else len(self._spool)
-
-    def give_up(self) -> None:
-        """The client has gone."""
-        self.aborted = True
-        self.wake()
-
-    def wake(self) -> None:
-        """Let whoever waits look again."""
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
-
-    def _next_news(self) -> asyncio.Future[None]:
-        """Return what is done at the next :meth:`wake`, from this very moment on."""
-        if self._news is None or self._news.done():
-            self._news = asyncio.get_running_loop().create_future()
-        return asyncio.shield(self._news)
-
-    # -- the interface
-
-    async def read_post(self, size: int) -> bytes:
-        while True:
-            if self._input:
-                data = self._input[:size]
-                self._input = self._input[size:]
-            elif self._spool is not None and self._spool:
-                data = self._spool.get(size)
-                self._link.taken(self)
-            else:
-                data = b""
-            if data or (self.input_ended and not self.short):
-                left = self._input or self._spool
-                self.post_ended = self.input_ended and not self.short and not left
-                return data
-            if self.aborted or self.short:
-                raise ClientDisconnected("the request was given up, or its body ends short")
-            try:
-                await asyncio.wait_for(self._next_news(), BODY_SECONDS)
-            except asyncio.TimeoutError:
-                self.give_up()
-                raise ClientDisconnected(f"nothing came for {BODY_SECONDS:.0f} s") from None
-
-    async def flush(self) -> None:
-        if not self.aborted and not self.ended:
-            self._link.stream.write(self._take())
-            await self._link.stream.drained()
-
-    async def finish(self) -> None:
-        if not self.ended:
-            self.ended = True
-            data = self._take_aborted() if self.aborted else self._take_all()
-            self._link.stream.write(data)
-            if self.note_stage is not None:
-                self.note_stage(FINISHING)
-            self._link.over(self)
-            self.wake()
-
-    def cut(self) -> None:
-        if not self.ended:
-            data = self._take_aborted() if self.aborted else self._take_cut()
-            self._link.stream.write(data)
-            self.ended = True
-            self._link.over(self)
-            self.wake()
-
-    def ub_write(self, data: bytes) -> None:
-        self.written += len(data)
-        self._body = self._body + data if self._body else data
-        if len(self._body) > HELD and not self.aborted and not self.ended:
-            self._link.stream.write(self._take())
-
-    async def wait_disconnect(self) -> None:
-        while not self.aborted and not self.ended:
-            await self._next_news()
-
-    async def read_file(self, file: Any, size: int) -> bytes:
-        loop = asyncio.get_running_loop()
-        data: bytes = await loop.run_in_executor(None, file.read, size)
-        return data
-
-    def fileno(self) -> int | None:
-        return self._link.stream.fileno()
 
 
 class EventLink:
@@ -246,6 +132,9 @@ class EventLink:
         """Go on reading once the application has taken enough of a body."""
         if exchange.unread() < _LOW and not self._eof:
             self.stream.watch()
+
+    def wanted(self, exchange: EventExchange) -> None:
+        """FastCGI's bodies come unasked."""
 
     def _start(self, exchange: EventExchange, body: bytes | None) -> None:
         try:

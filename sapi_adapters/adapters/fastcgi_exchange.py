@@ -10,7 +10,7 @@ import time
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from ..manager.scoreboard import ENDING, IDLE, INFORMATION, READING
+from ..manager.scoreboard import IDLE, INFORMATION, READING
 from ..protocols import fastcgi
 from ..protocols.cgi import mend, render_head
 from ..protocols.fastcgi import (
@@ -25,29 +25,25 @@ from ..protocols.fastcgi import (
     stream,
 )
 from ..sapi import (
-    INTERNAL_SERVER_ERROR,
     NOTICE,
     WARNING,
     ClientDisconnected,
     Exchange,
     ProtocolError,
     RequestError,
-    Sapi,
     refuse,
     request_line,
 )
 from ..servers.channel import DETACHED
 from ..servers.spool import Spool
+from .exchanges import HEAD_SECONDS, HELD, WireResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..protocols.fastcgi import Request
-    from ..sapi import Headers
+    from ..sapi import Headers, Sapi
     from ..servers.channel import Channel
-
-HELD = 65536  # bytes of a response that may wait for the next flush
-HEAD_SECONDS = 10.0  # how long a request may take to send all its parameters
 
 _stdout_1 = fastcgi.record(fastcgi.STDOUT, 1, b"")[:4]
 _end_1 = end_response(1)
@@ -55,29 +51,12 @@ _end_1 = end_response(1)
 ROLES = {fastcgi.AUTHORIZER: "AUTHORIZER", fastcgi.FILTER: "FILTER"}
 
 
-class FastcgiResponse:
+class FastcgiResponse(WireResponse):
     """The response half of a FastCGI exchange, for the blocking and the awaitable form."""
 
-    sapi: Sapi
-    environ: dict[str, Any]
-    aborted: bool
     _id = 1
-    _head = b""
-    _body = b""
     _errors = b""
-    _headers: Headers
-    status = ""
-    written = 0
-    """Bytes of the body that were taken, for the access log."""
-    _sent = False
     _had_errors = False
-    ended = False
-    broken = False
-    """The response was cut: the connection must end in a way that shows it."""
-    failure_status = INTERNAL_SERVER_ERROR
-    """What a client gets whose response is cut before it began."""
-    note_stage: Callable[[int], None] | None = None
-    """Told that the response is complete, where the application may go on after it."""
 
     def send_headers(self, status: str, headers: Headers) -> None:
         self.status = status
@@ -117,22 +96,9 @@ class FastcgiResponse:
         self._head = self._body = b""
         return end_response(self._id, self._had_errors, 1)
 
-    def _take_cut(self) -> bytes:
-        """Return what may still be sent of a response that cannot be completed.
-
-        Before anything has left, an error page replaces it. After that the front end learns from
-        a short body that it was cut if a length was announced, and by a reset otherwise
-        (``broken``): it does not look at END_REQUEST's appStatus.
-        """
-        if not self._sent:
-            self._body = b""
-            refuse(self, self.failure_status)  # type: ignore[arg-type]
-            return self._take_all()
-        announced = any(name.lower() == "content-length" for name, _ in self._headers)
-        self.broken = not announced
-        if announced:
-            return self._take() + end_response(self._id, self._had_errors, 1)
-        return self._take()
+    def _take_short(self) -> bytes:
+        # Front ends do not look at END_REQUEST's appStatus, but they count.
+        return self._take() + end_response(self._id, self._had_errors, 1)
 
 
 class FastcgiExchange(FastcgiResponse, Exchange):
@@ -163,19 +129,8 @@ class FastcgiExchange(FastcgiResponse, Exchange):
             self._id = request.id
             self._spool = Spool()
             self._input_ended = False
-            self.short = False
             self.data: DataStream | None = None
 
-    def set_length(self, length: int) -> None:
-        """Hold a body that came whole to its CONTENT_LENGTH."""
-        if len(self._input) > length:
-            self.sapi.log_message("request: bytes beyond CONTENT_LENGTH are discarded", WARNING)
-            self._input = self._input[:length]
-        else:
-            self.short = True
-        self.post_ended = not self._input and not self.short
-
-    short = False
     lost = False
     """The connection is dead: there is nobody to end the request for."""
 
@@ -216,12 +171,6 @@ class FastcgiExchange(FastcgiResponse, Exchange):
 
     def fileno(self) -> int | None:
         return self._channel.fd
-
-    def is_ending(self) -> None:
-        """Show that the response is complete, and the web server still has to take it."""
-        note = self.note_stage or getattr(self.sapi, "note", None)
-        if note is not None:
-            note(ENDING)
 
     def _send(self, data: bytes) -> None:
         if self.lost:

@@ -180,6 +180,11 @@ class ServerSapi(Sapi):
         """Return what to put into a web server's configuration, for the start-up message."""
         return ""
 
+    def signals_hint(self) -> str:
+        """Return what signals do, for the same message."""
+        reload = ", HUP reloads gracefully" if self.needs_master() else ""
+        return f"TERM stops, QUIT stops gracefully{reload}"
+
     # -- the life of the process tree
 
     def startup(self) -> None:
@@ -394,6 +399,7 @@ class ServerSapi(Sapi):
         if gateway.asynchronous:
             self._serve_events(worker, gateway, cycle, shared)
             return 0
+        shared.update(self.server_options())
         if self.threads > 1:
             from ..servers.threaded import ThreadedServer
 
@@ -430,6 +436,10 @@ class ServerSapi(Sapi):
     def ticker(self, worker: Worker) -> Callable[[], bool]:
         """Return what is called about once a second while *worker* serves; False ends it."""
         return worker.tick
+
+    def server_options(self) -> dict[str, Any]:
+        """Return more keyword arguments for the blocking or threaded server, as *timeout*."""
+        return {}
 
     def _late_session(self, channel: Any) -> float | None:
         return self._session(channel)

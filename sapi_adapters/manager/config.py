@@ -60,6 +60,16 @@ class Pool:
     """Threads of each worker; None is what the SAPI thinks right."""
     python_path: tuple[str, ...] = ()
     script_name: str | None = None
+    scgi_max_headers: int = 65536
+    """Bytes that the head of an SCGI request may have."""
+    scgi_strict: bool = True
+    """Whether an SCGI request without SCGI=1 is refused."""
+    ajp_secret: str | None = None
+    ajp_packet_size: int = 8192
+    ajp_allowed_attributes: str | None = None
+    """A regular expression: request attributes of AJP that become variables of the request."""
+    ajp_remote_user: bool = False
+    """Whether the user that an AJP web server names is believed."""
     prefix: str | None = None
 
     user: str | None = None

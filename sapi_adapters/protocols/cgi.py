@@ -8,7 +8,37 @@ from ..sapi import TOKEN, ConfigurationError, RequestError, is_https, unquote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..sapi import Headers
+
+_SINGLE = frozenset(
+    "HTTP_AUTHORIZATION HTTP_FROM HTTP_HOST HTTP_IF_MODIFIED_SINCE HTTP_IF_RANGE"
+    " HTTP_IF_UNMODIFIED_SINCE HTTP_MAX_FORWARDS HTTP_ORIGIN HTTP_PROXY_AUTHORIZATION HTTP_RANGE"
+    " HTTP_REFERER HTTP_USER_AGENT".split()
+)
+"""Headers that have no list form: an operator's override after nginx's include file wins."""
+
+
+def join_pairs(pairs: "Iterable[tuple[str, str]]") -> dict[str, str]:
+    """Return *pairs*, of which several may have one name, as variables.
+
+    The last value wins. Request headers that are lists are joined into one of the same meaning
+    instead (RFC 3875 §4.1.18). Where the two that frame the request differ, the value is made
+    one that cannot be served.
+    """
+    joined: dict[str, str] = {}
+    for name, value in pairs:
+        before = joined.get(name)
+        if before is not None and before != value:
+            if name in _SINGLE:
+                pass
+            elif name == "HTTP_COOKIE":
+                value = f"{before}; {value}"
+            elif name.startswith("HTTP_") or name in ("CONTENT_LENGTH", "REQUEST_METHOD"):
+                value = f"{before}, {value}"
+        joined[name] = value
+    return joined
 
 
 def mend(environ: dict[str, str], mount: "str | None" = None, *, split: bool = True) -> int:
@@ -105,8 +135,11 @@ def _split_path(environ: dict[str, str], mount: "str | None", split: bool) -> No
         and not split
         and not environ.get("SERVER_SOFTWARE", "").startswith("lighttpd")  # always splits
     )
-    script = environ.get("SCRIPT_NAME", "")
+    script = environ.get("SCRIPT_NAME")
     path = environ.get("PATH_INFO", "")
+    if script is None:
+        # nginx's scgi_params name neither of the two, but the decoded path of the URL.
+        script = "" if path else environ.get("DOCUMENT_URI", "")
     if "\0" in script or "\0" in path:
         raise RequestError("the path holds a NUL")
     if mount is not None:

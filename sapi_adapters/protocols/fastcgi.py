@@ -19,6 +19,7 @@ from struct import error as struct_error
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from ..sapi import ProtocolError
+from .cgi import join_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -100,9 +101,7 @@ def encode_pairs(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
 def decode_pairs(block: bytes) -> dict[str, str]:
     """Return the pairs of a whole parameter stream as latin-1 text.
 
-    A name that comes twice keeps its last value. Request headers that are lists are joined into
-    one of the same meaning instead (RFC 3875 §4.1.18). Where the two that frame the request
-    differ, the value is made one that cannot be served.
+    A name that comes twice is treated as :func:`.cgi.join_pairs` says.
 
     Raises :class:`ProtocolError` when a length reaches beyond the stream.
     """
@@ -136,7 +135,9 @@ def decode_pairs(block: bytes) -> dict[str, str]:
     if at != end:
         raise ProtocolError("a parameter is longer than the rest of its stream")
     if len(pairs) != count:
-        return _joined(block)
+        return join_pairs(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in iter_pairs(block)
+        )
     return pairs
 
 
@@ -160,30 +161,6 @@ def iter_pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise ProtocolError("a parameter is longer than the rest of its stream")
         yield block[at:middle], block[middle:stop]
         at = stop
-
-
-_SINGLE = frozenset(
-    "HTTP_AUTHORIZATION HTTP_FROM HTTP_HOST HTTP_IF_MODIFIED_SINCE HTTP_IF_RANGE"
-    " HTTP_IF_UNMODIFIED_SINCE HTTP_MAX_FORWARDS HTTP_ORIGIN HTTP_PROXY_AUTHORIZATION HTTP_RANGE"
-    " HTTP_REFERER HTTP_USER_AGENT".split()
-)
-"""Headers that have no list form: an operator's override after nginx's include file wins."""
-
-
-def _joined(block: bytes) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for raw_name, raw_value in iter_pairs(block):
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        before = pairs.get(name)
-        if before is not None and before != value:
-            if name in _SINGLE:
-                pass
-            elif name == "HTTP_COOKIE":
-                value = f"{before}; {value}"
-            elif name.startswith("HTTP_") or name in ("CONTENT_LENGTH", "REQUEST_METHOD"):
-                value = f"{before}, {value}"
-        pairs[name] = value
-    return pairs
 
 
 # -- the common case: one request, complete in one buffer -----------------------------------------

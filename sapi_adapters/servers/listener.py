@@ -69,6 +69,10 @@ class Listener:
         host, port = self.socket.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
+    def is_local(self) -> bool:
+        """Tell whether only this machine's own programs can connect."""
+        return self.family == socket.AF_UNIX or is_loopback(self.socket.getsockname()[0])
+
     def listens_on(self, address: str) -> bool:
         """Tell whether this is the socket that *address* means, a path or as for :func:`bind_tcp`.
 
@@ -339,6 +343,15 @@ def _id(kind: str, name: str, look_up: Callable[[], int]) -> int:
         return look_up()
     except KeyError:
         raise ConfigurationError(f"there is no {kind} {name!r}") from None
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether *address* is an IP address of the loopback interface."""
+    try:
+        found = ip_address(address)
+    except ValueError:  # "unix:", as nginx has it, or nothing: nobody knows who it is
+        return False
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
 def parse_address(text: str) -> tuple[str, int]:

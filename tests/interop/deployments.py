@@ -97,7 +97,7 @@ class Deployments:
     def _address(self, backend: str, app: str) -> Address:
         key = (backend, app)
         if key not in self.addresses:
-            if backend == "tcp":
+            if backend.endswith("tcp"):
                 self.addresses[key] = ("127.0.0.1", hold_port())
             else:
                 self.addresses[key] = str(self.directory / f"{backend}-{app}.sock")

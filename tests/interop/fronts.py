@@ -54,6 +54,14 @@ BACKENDS: dict[str, list[str]] = {
     "unix": ["--sapi", "fcgi-prefork", "--workers", "2", "--script-name", "/mount"],
     "unix-unmended": ["--sapi", "fcgi-prefork", "--workers", "2"],
     "tcp": ["--sapi", "fcgi-threaded", "--threads", "4", "--script-name", "/"],
+    "scgi-unix": ["--sapi", "scgi-prefork", "--workers", "2", "--script-name", "/mount"],
+    "scgi-unix-unmended": ["--sapi", "scgi-prefork", "--workers", "2"],
+    "scgi-tcp": ["--sapi", "scgi-threaded", "--threads", "4", "--script-name", "/"],
+    "ajp-unix": ["--sapi", "ajp-prefork", "--workers", "2", "--script-name", "/mount"],
+    "ajp-tcp": [
+        *("--sapi", "ajp-threaded", "--threads", "4", "--script-name", "/"),
+        *("--set", "ajp.secret=between-us"),
+    ],
     "spawn-fcgi": [],
     "x-accel-redirect": [
         *("--sapi", "fcgi-prefork", "--workers", "1", "--script-name", "/mount"),
@@ -118,27 +126,37 @@ class Front:
 
 def configure_nginx(front: Front, directory: Path, sites: Sequence[Site]) -> list[str]:
     options = front.options
+    protocol = options.get("protocol", "fastcgi")
     upstreams = []
     servers = []
     for number, site in enumerate(sites):
         keep = "keepalive 2;" if options["keep_conn"] == "on" else ""
         upstreams.append(f"upstream site_{number} {{ server {site.nginx_backend}; {keep} }}")
         split = ""
-        if options.get("split"):
+        location = front.mount or "/"
+        if options.get("split") and protocol == "scgi":
+            location = f"~ ^(?<script>{front.mount})(?<rest>/.*)?$"
+            split = """
+            scgi_param SCRIPT_NAME $script;
+            scgi_param PATH_INFO $rest;"""
+        elif options.get("split"):
             split = f"""
             fastcgi_split_path_info ^({front.mount})(/.*)?$;
             fastcgi_param PATH_INFO $fastcgi_path_info;"""
         buffering = ""
         if options["buffering"] == "off":
-            buffering = "fastcgi_buffering off; fastcgi_request_buffering off;"
+            buffering = f"{protocol}_buffering off; {protocol}_request_buffering off;"
+        keep_conn = ""
+        if protocol == "fastcgi":
+            keep_conn = f"fastcgi_keep_conn {options['keep_conn']};"
         servers.append(f"""
         server {{
             listen 127.0.0.1:{site.port};
             server_name localhost;
-            location {front.mount or "/"} {{
-                include /etc/nginx/fastcgi_params;{split}
-                fastcgi_pass site_{number};
-                fastcgi_keep_conn {options["keep_conn"]};
+            location {location} {{
+                include /etc/nginx/{protocol}_params;{split}
+                {protocol}_pass site_{number};
+                {keep_conn}
                 {buffering}
             }}
             {options.get("more", "").replace("{directory}", str(directory.parent))}
@@ -236,11 +254,12 @@ def _apache_site(front: Front, site: Site) -> str:
         return front.options["site"].replace("{scripts}", str(site.script.parent))
     mount = front.mount or "/"
     parameters = front.options.get("parameters", "")
+    scheme = front.options.get("scheme", "fcgi")
     if isinstance(site.backend, str):
-        target = f"unix:{site.backend}|fcgi://localhost{mount}"
+        target = f"unix:{site.backend}|{scheme}://localhost{mount}"
     else:
         assert site.backend is not None
-        target = "fcgi://{}:{}{}".format(*site.backend, mount)
+        target = "{}://{}:{}{}".format(scheme, *site.backend, mount)
     return f'ProxyPass "{mount}" "{target}" flushpackets=on {parameters}'
 
 
@@ -263,9 +282,10 @@ def configure_lighttpd(front: Front, directory: Path, sites: Sequence[Site]) -> 
         text = text.replace("{directory}", str(directory.parent))
         blocks.append(f'$SERVER["socket"] == "127.0.0.1:{site.port}" {{ {text} }}')
     newline = "\n"
+    module = front.options.get("module", "mod_fastcgi")
     config = directory / "lighttpd.conf"
     config.write_text(f"""
-server.modules = ("mod_alias", "mod_setenv", "mod_fastcgi", "mod_cgi")
+server.modules = ("mod_alias", "mod_setenv", "{module}", "mod_cgi")
 server.document-root = "{directory}/htdocs"
 server.bind = "127.0.0.1"
 server.port = {sites[0].port}
@@ -328,18 +348,17 @@ fcgi-app app
 # -- the rows ---------------------------------------------------------------------------------
 
 
-def _nginx_host_rule() -> dict[str, str]:
-    """Debian's security patch of fastcgi_params sends $host, which has no port."""
-    params = Path("/etc/nginx/fastcgi_params")
+def _nginx_host_rule(protocol: str) -> dict[str, str]:
+    """Debian's security patch of fastcgi_params and its like sends $host, which has no port."""
+    params = Path(f"/etc/nginx/{protocol}_params")
     lines = params.read_text().splitlines() if params.exists() else []
-    if any(line.split() == ["fastcgi_param", "HTTP_HOST", "$host;"] for line in lines):
-        return {"header-host-with-port": "Debian's fastcgi_params sends $host, without the port"}
+    if any(line.split() == [f"{protocol}_param", "HTTP_HOST", "$host;"] for line in lines):
+        why = f"Debian's {protocol}_params sends $host, without the port"
+        return {"header-host-with-port": why}
     return {}
 
 
-NGINX_DIFFERENCES = {
-    **_nginx_host_rule(),
-}
+NGINX_DIFFERENCES = _nginx_host_rule("fastcgi")
 
 PROXY_FCGI_DIFFERENCES = {
     "content-length-kept": "Apache drops Content-Length of CGI-like responses since 2.4.59",
@@ -353,6 +372,25 @@ LIGHTTPD_DIFFERENCES = {
 HAPROXY_DIFFERENCES = {
     "header-authorization": "HAProxy turns Authorization into AUTH_TYPE and REMOTE_USER",
 }
+
+
+def _nginx_scgi(transport: str, buffering: str) -> Front:
+    # Half of the rows of the Unix socket split the path in nginx.
+    options = {"protocol": "scgi", "keep_conn": "off", "buffering": buffering}
+    backend = f"scgi-{transport}"
+    if transport == "unix" and buffering == "off":
+        options["split"] = "yes"
+        backend = "scgi-unix-unmended"
+    return Front(
+        name=f"nginx-scgi-{transport}" + ("-unbuffered" if buffering == "off" else ""),
+        server="nginx",
+        configure=configure_nginx,
+        sapi="scgi-prefork" if transport == "unix" else "scgi-threaded",
+        backend=backend,
+        mount="/mount" if transport == "unix" else "",
+        options=options,
+        differences=_nginx_host_rule("scgi"),
+    )
 
 
 def _nginx(transport: str, keep_conn: str, buffering: str) -> Front:
@@ -572,6 +610,82 @@ FRONTS: tuple[Front, ...] = (
         backend="tcp",
         options={"app": "option mpxs-conns\n    option get-values\n    option max-reqs 8"},
         differences=HAPROXY_DIFFERENCES,
+    ),
+    *(
+        _nginx_scgi(transport, buffering)
+        for transport in ("unix", "tcp")
+        for buffering in ("on", "off")
+    ),
+    Front(
+        name="apache-scgi-unix",
+        server="apache",
+        configure=configure_apache,
+        sapi="scgi-prefork",
+        backend="scgi-unix",
+        mount="/mount",
+        options={"modules": "proxy proxy_scgi", "scheme": "scgi"},
+    ),
+    Front(
+        name="apache-scgi-tcp",
+        server="apache",
+        configure=configure_apache,
+        sapi="scgi-threaded",
+        backend="scgi-tcp",
+        options={"modules": "proxy proxy_scgi", "scheme": "scgi"},
+    ),
+    Front(
+        name="apache-ajp-unix",
+        server="apache",
+        configure=configure_apache,
+        sapi="ajp-prefork",
+        backend="ajp-unix",
+        mount="/mount",
+        options={"modules": "proxy proxy_ajp", "scheme": "ajp"},
+        differences=PROXY_FCGI_DIFFERENCES,
+    ),
+    Front(
+        name="apache-ajp-tcp",
+        server="apache",
+        configure=configure_apache,
+        sapi="ajp-threaded",
+        backend="ajp-tcp",
+        options={
+            "modules": "proxy proxy_ajp",
+            "scheme": "ajp",
+            "parameters": "secret=between-us ping=1",
+        },
+        differences=PROXY_FCGI_DIFFERENCES,
+    ),
+    Front(
+        name="lighttpd-scgi-unix",
+        server="lighttpd",
+        configure=configure_lighttpd,
+        sapi="scgi-prefork",
+        backend="scgi-unix-unmended",
+        mount="/mount",
+        options={
+            "module": "mod_scgi",
+            "site": """
+            scgi.server = ("/mount" => (("socket" => "{socket}", "check-local" => "disable")))
+            """,
+        },
+        differences=LIGHTTPD_DIFFERENCES,
+    ),
+    Front(
+        name="lighttpd-scgi-tcp",
+        server="lighttpd",
+        configure=configure_lighttpd,
+        sapi="scgi-threaded",
+        backend="scgi-tcp",
+        options={
+            "module": "mod_scgi",
+            "site": """
+            scgi.server = ("/" => (
+                ("host" => "{host}", "port" => {port}, "check-local" => "disable")
+            ))
+            """,
+        },
+        differences=LIGHTTPD_DIFFERENCES,
     ),
 )
 

@@ -92,6 +92,12 @@ VALUES = [
     ("threads = 4", "threads", 4),
     ("python_path = /srv/a:lib:$prefix", "python_path", ("/srv/a", "{dir}/lib", "{dir}")),
     ("script_name = /shop", "script_name", "/shop"),
+    ("scgi.max_headers = 1048576", "scgi_max_headers", 1048576),
+    ("scgi.strict = no", "scgi_strict", False),
+    ("ajp.secret = 'between us'", "ajp_secret", "between us"),
+    ("ajp.packet_size = 65536", "ajp_packet_size", 65536),
+    ('ajp.allowed_attributes = "x-.*"', "ajp_allowed_attributes", "x-.*"),
+    ("ajp.remote_user = yes", "ajp_remote_user", True),
     ("prefix = {dir}", "prefix", "{dir}"),
     ("prefix = .", "prefix", "{dir}/."),
     ("prefix =", "prefix", None),
@@ -304,7 +310,7 @@ def test_a_variable_of_the_master_s_environment(
     monkeypatch.delenv("NOT_THERE", raising=False)
     config = configure(write(pool_file("env[A] = $DATABASE_PASSWORD\nenv[B] = $NOT_THERE")))
     assert config.pools[0].env == {"A": "$secret", "B": ""}
-    assert "secret" not in dump(config)
+    assert "$secret" not in dump(config)
     assert configure(write(dump(config))) == config
     set_directive(config.pools[0], "env[A]", "plain")
     assert configure(write(dump(config))).pools[0].env == {"A": "plain", "B": ""}
@@ -729,6 +735,12 @@ _pools = st.builds(
     threads=_maybe,
     python_path=st.lists(st.text("abc/.", min_size=1).map("/".__add__)).map(tuple),
     script_name=st.none() | _paths,
+    scgi_max_headers=st.integers(1024, 1 << 20),
+    scgi_strict=st.booleans(),
+    ajp_secret=st.none() | _texts,
+    ajp_packet_size=st.integers(8192, 65536),
+    ajp_allowed_attributes=st.none() | _texts,
+    ajp_remote_user=st.booleans(),
     user=st.none() | _texts,
     listen=_paths | st.integers(0, 65535).map(lambda port: f"[::1]:{port}"),
     listen_backlog=_counts,
@@ -825,6 +837,8 @@ OWN = tuple(
     for name in (
         *("app", "interface", "factory", "sapi", "threads", "python_path", "script_name", "umask"),
         *("pm.start_timeout", "pm.max_requests_jitter", "pm.max_memory"),
+        *("scgi.max_headers", "scgi.strict", "ajp.secret", "ajp.packet_size"),
+        *("ajp.allowed_attributes", "ajp.remote_user"),
     )
 )
 """How lines begin that php-fpm does not know."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sapi_adapters.adapters import fastcgi_exchange
-from sapi_adapters.adapters.fastcgi_exchange import HEAD_SECONDS, Session
+from sapi_adapters.adapters.exchanges import HEAD_SECONDS
+from sapi_adapters.adapters.fastcgi_exchange import Session
 from sapi_adapters.protocols import fastcgi
 from sapi_adapters.sapi import Sapi
 from sapi_adapters.servers.channel import Channel

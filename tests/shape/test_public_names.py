@@ -48,8 +48,9 @@ def test_the_types_ship():
 
 
 def test_the_subpackages_have_no_init_file():
-    """A CGI process would read each of them."""
-    assert [path for path in PACKAGE.rglob("*/__init__.py") if path.parent != PACKAGE] == []
+    """A CGI process would read each of them. Those of flup had theirs, and no CGI process cares."""
+    found = {path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("*/__init__.py")}
+    assert {path.parts[0] for path in found if path.parts} <= {"flup"}
 
 
 def undocumented(tree: ast.AST, inside: str = "") -> list[str]:
