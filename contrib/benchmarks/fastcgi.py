@@ -93,6 +93,7 @@ class Contender:
     group: str = "fastcgi"
     http: bool = False
     keeps: bool = True
+    scgi: bool = False
 
 
 # How each server is started. A launcher raises Missing when its program or library is not there.
@@ -205,6 +206,11 @@ def _contenders() -> list[Contender]:
         Contender("threaded-wsgi", threaded_wsgi),
         Contender("flup-threaded", part(_library, "flup-threaded", flup)),
         Contender("flup-fork", part(_library, "flup-fork", flup)),
+        Contender("shim-threaded", part(_library, "shim-threaded", "sapi_adapters")),
+        Contender("shim-fork", part(_library, "shim-fork", "sapi_adapters")),
+        Contender(
+            "scgi-prefork", part(_project, "scgi-prefork", f"{HELLO}:wsgi"), keeps=False, scgi=True
+        ),
         Contender("fcgisgi-wsgi", part(_library, "fcgisgi-wsgi", "fcgisgi")),
         Contender("event-asgi-uvloop", event_uvloop),
         Contender("event-asgi-asyncio", event_asyncio),
@@ -236,6 +242,9 @@ TARGETS: list[tuple[str, float | None, str]] = [
     ("prefork-wsgi", 0.65, "uwsgi"),
     ("prefork-wsgi", 3.5, "flup-threaded"),
     ("threaded-wsgi", 2.5, "flup-threaded"),
+    ("shim-threaded", 2.5, "flup-threaded"),
+    ("shim-fork", 3.0, "flup-fork"),
+    ("scgi-prefork", 0.9, "prefork-wsgi"),
     ("event-asgi-uvloop", 2.0, "fcgisgi-asgi"),
     ("event-asgi-uvloop", None, "fcgisgi-asgi-uvloop"),
     ("event-asgi-asyncio", 2.0, "fcgisgi-asgi"),
@@ -417,8 +426,9 @@ class Server:
         if self.contender.http:
             return self._answers_http()
         params = fcgi_client.parameters() | self.launch.params
+        ask = fcgi_client.request_scgi if self.contender.scgi else fcgi_client.request
         try:
-            answer = fcgi_client.request(self.socket, params, timeout=5)
+            answer = ask(self.socket, params, timeout=5)
         except (OSError, fcgi_client.ClientError):
             return False
         if answer.status != 200 or answer.body != EXPECTED:
@@ -513,6 +523,7 @@ class Bench:
             argv = [self.client, "-c", str(self.options.conns), "-n", str(requests), "-u", "/"]
             argv += ["-b", str(self.options.body)] if self.options.body else []
             argv += ["-k"] if self.options.keep else []
+            argv += ["-s"] if server.contender.scgi else []
             for name, value in server.launch.params.items():
                 argv += ["-p", f"{name}={value}"]
             argv.append(server.socket)

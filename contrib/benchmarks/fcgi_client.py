@@ -90,6 +90,20 @@ def parameters(path: str = "/", body_size: int = 0) -> dict[str, str]:
     }
 
 
+def request_scgi(path: str, params: Mapping[str, str], *, timeout: float = 10.0) -> Answer:
+    """Send one SCGI request without a body; as :func:`request`."""
+    pairs = {**params, "CONTENT_LENGTH": "0", "SCGI": "1"}
+    block = "".join(f"{name}\0{value}\0" for name, value in pairs.items()).encode("latin-1")
+    reader = _Reader(65536)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout)
+        connection.connect(path)
+        connection.sendall(b"%d:%b," % (len(block), block))
+        while data := connection.recv(262144):
+            reader.output += data
+    return reader.answer()
+
+
 def _chunks(params: Mapping[str, str], body_size: int) -> Iterator[bytes]:
     yield opening(params)
     full = record(STDIN, bytes(PIECE))

@@ -1,10 +1,11 @@
-/* fcgibench: a closed-loop FastCGI load client for a Unix or TCP socket.
+/* fcgibench: a closed-loop FastCGI and SCGI load client for a Unix or TCP socket.
  *
  *   cc -O2 -o fcgibench fcgibench.c
- *   fcgibench [-c CONNS] [-n REQUESTS] [-k] [-b BODY_BYTES] [-u URI] [-p NAME=VALUE] SOCKET
+ *   fcgibench [-c CONNS] [-n REQUESTS] [-k | -s] [-b BODY_BYTES] [-u URI] [-p NAME=VALUE] SOCKET
  *
- * SOCKET is a path, or HOST:PORT. -k asks for FCGI_KEEP_CONN and reuses the connection; -p adds one
- * parameter (php-fpm wants SCRIPT_FILENAME) and may be given more than once.
+ * SOCKET is a path, or HOST:PORT. -k asks for FCGI_KEEP_CONN and reuses the connection; -s speaks
+ * SCGI, where a response ends with its connection; -p adds one parameter (php-fpm wants
+ * SCRIPT_FILENAME) and may be given more than once.
  *
  * Prints one line: req/s, p50/p99/max latency in microseconds, requests that were good and bad,
  * bytes of STDOUT, seconds. The exit status is 0 only when none was bad.
@@ -51,6 +52,7 @@ typedef struct {
 static const char *uri = "/";
 static size_t body_size;
 static int keep;
+static int scgi;
 static long total = 20000;
 static int connections = 32;
 static const char *extra[MAX_EXTRA];
@@ -124,6 +126,12 @@ static size_t put_length(unsigned char *o, size_t n)
 static size_t put_pair(unsigned char *o, const char *name, size_t name_size, const char *value)
 {
     size_t value_size = strlen(value), n = 0;
+    if (scgi) {
+        memcpy(o, name, name_size);
+        o[name_size] = 0;
+        memcpy(o + name_size + 1, value, value_size + 1);
+        return name_size + value_size + 2;
+    }
     n += put_length(o + n, name_size);
     n += put_length(o + n, value_size);
     memcpy(o + n, name, name_size);
@@ -140,7 +148,7 @@ static long after(const char *mark)
 static void build_request(void)
 {
     char length[32] = "";
-    if (body_size) snprintf(length, sizeof length, "%zu", body_size);
+    if (body_size || scgi) snprintf(length, sizeof length, "%zu", body_size);
     const char *pairs[][2] = {
         {"QUERY_STRING", "a=1&b=two"},
         {"REQUEST_METHOD", body_size ? "POST" : "GET"},
@@ -176,8 +184,13 @@ static void build_request(void)
     size_t n = 0, room = sizeof params - 2048;
 
     if (strlen(uri) > 1024) die("the URI is too long");
+    if (scgi) {
+        n += put_pair(params + n, "CONTENT_LENGTH", 14, length);
+        n += put_pair(params + n, "SCGI", 4, "1");
+    }
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
-        n += put_pair(params + n, pairs[i][0], strlen(pairs[i][0]), pairs[i][1]);
+        if (!scgi || strcmp(pairs[i][0], "CONTENT_LENGTH"))
+            n += put_pair(params + n, pairs[i][0], strlen(pairs[i][0]), pairs[i][1]);
     for (int i = 0; i < extras; i++) {
         const char *equals = strchr(extra[i], '=');
         if (!equals) die("-p takes NAME=VALUE");
@@ -185,19 +198,28 @@ static void build_request(void)
         n += put_pair(params + n, extra[i], equals - extra[i], equals + 1);
     }
 
+    unsigned char *body = calloc(body_size + 1, 1);
+    if (!body) die("out of memory");
+    memset(body, 'x', body_size);
+    if (scgi) {
+        char size[16];
+        append(size, snprintf(size, sizeof size, "%zu:", n));
+        append(params, n);
+        append(",", 1);
+        append(body, body_size);
+        free(body);
+        port_at = after("REMOTE_PORT") + 1;
+        salt_at = after("theme=");
+        return;
+    }
     const unsigned char begin[8] = {0, RESPONDER, keep ? KEEP_CONN : 0};
     append_records(BEGIN_REQUEST, begin, sizeof begin);
     append_records(PARAMS, params, n);
     append_records(PARAMS, params, 0);
     port_at = after("REMOTE_PORT");
     salt_at = after("theme=");
-    if (body_size) {
-        unsigned char *body = malloc(body_size);
-        if (!body) die("out of memory");
-        memset(body, 'x', body_size);
-        append_records(STDIN, body, body_size);
-        free(body);
-    }
+    if (body_size) append_records(STDIN, body, body_size);
+    free(body);
     append_records(STDIN, params, 0);
 }
 
@@ -335,9 +357,11 @@ static void on_event(connection *k)
         if (n < 0 && errno == EAGAIN) break;
         if (n <= 0) {
             ended = 1;
+            if (scgi) finished = n == 0;
             break;
         }
-        if (parse(k, buffer, buffer + n)) finished = 1;
+        if (scgi) k->out += n;
+        else if (parse(k, buffer, buffer + n)) finished = 1;
     }
     if (!finished && !ended) return;
 
@@ -365,10 +389,11 @@ static int ascending(const void *a, const void *b)
 static int options(int argc, char **argv)
 {
     int o;
-    while ((o = getopt(argc, argv, "c:n:kb:u:p:")) != -1) switch (o) {
+    while ((o = getopt(argc, argv, "c:n:ksb:u:p:")) != -1) switch (o) {
         case 'c': connections = atoi(optarg); break;
         case 'n': total = atol(optarg); break;
         case 'k': keep = 1; break;
+        case 's': scgi = 1; break;
         case 'b': body_size = atol(optarg); break;
         case 'u': uri = optarg; break;
         case 'p':
@@ -377,13 +402,13 @@ static int options(int argc, char **argv)
             break;
         default: return 0;
     }
-    return argv[optind] && connections > 0 && total > 0;
+    return argv[optind] && connections > 0 && total > 0 && !(keep && scgi);
 }
 
 int main(int argc, char **argv)
 {
     if (!options(argc, argv)) {
-        fprintf(stderr, "usage: fcgibench [-c CONNS] [-n REQUESTS] [-k] [-b BODY_BYTES] [-u URI] "
+        fprintf(stderr, "usage: fcgibench [-c CONNS] [-n REQUESTS] [-k | -s] [-b BODY_BYTES] [-u URI] "
                         "[-p NAME=VALUE] SOCKET\n");
         return 2;
     }

@@ -50,6 +50,24 @@ def flup_fork(path: str) -> None:
     server(wsgi, bindAddress=path, minSpare=1, maxSpare=1, maxChildren=1).run()
 
 
+def shim_threaded(path: str) -> None:
+    """Serve as flup_threaded does, with the project's own flup."""
+    from sapi_adapters.flup.server.fcgi import WSGIServer
+
+    from contrib.benchmarks.apps.hello import wsgi
+
+    WSGIServer(wsgi, bindAddress=path).run()
+
+
+def shim_fork(path: str) -> None:
+    """Serve as flup_fork does, with the project's own flup."""
+    from sapi_adapters.flup.server.fcgi_fork import WSGIServer
+
+    from contrib.benchmarks.apps.hello import wsgi
+
+    WSGIServer(wsgi, bindAddress=path, minSpare=1, maxSpare=1, maxChildren=1).run()
+
+
 def fcgisgi_wsgi(path: str) -> None:
     """Serve with fcgisgi's WSGI side: asyncio and a pool of threads."""
     import asyncio
@@ -81,6 +99,8 @@ SERVERS: dict[str, Callable[[str], None]] = {
     "bare": bare,
     "flup-threaded": flup_threaded,
     "flup-fork": flup_fork,
+    "shim-threaded": shim_threaded,
+    "shim-fork": shim_fork,
     "fcgisgi-wsgi": fcgisgi_wsgi,
     "fcgisgi-asgi": fcgisgi_asgi,
     "fcgisgi-asgi-uvloop": fcgisgi_asgi_uvloop,

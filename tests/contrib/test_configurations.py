@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,7 @@ def nginx(place: Place, text: str) -> tuple[list[str], list[str]]:
         f"{kind}_temp_path {directory}/{kind};"
         for kind in ("client_body", "fastcgi", "proxy", "scgi", "uwsgi")
     )
+    included = re.sub(r"include (\w+_params;)", r"include /etc/nginx/\1", text)
     file = place.write(
         "nginx.conf",
         f"""
@@ -128,7 +130,7 @@ def nginx(place: Place, text: str) -> tuple[list[str], list[str]]:
         http {{
             access_log off;
             {temporary}
-            {text.replace("include fastcgi_params;", "include /etc/nginx/fastcgi_params;")}
+            {included}
         }}
         """,
     )
@@ -233,6 +235,25 @@ CONFIGURATIONS = [
         "apache/mod_proxy_fcgi.conf", "apache", apache, more={"modules": "proxy proxy_fcgi"}
     ),
     Configuration(
+        "nginx/scgi.conf", "nginx", nginx, sapi="scgi-prefork", options=("--sapi", "scgi-prefork")
+    ),
+    Configuration(
+        "apache/mod_proxy_scgi.conf",
+        "apache",
+        apache,
+        sapi="scgi-prefork",
+        options=("--sapi", "scgi-prefork"),
+        more={"modules": "proxy proxy_scgi"},
+    ),
+    Configuration(
+        "apache/mod_proxy_ajp.conf",
+        "apache",
+        apache,
+        sapi="ajp-prefork",
+        options=("--sapi", "ajp-prefork"),
+        more={"modules": "proxy proxy_ajp"},
+    ),
+    Configuration(
         "apache/mod_fcgid.conf",
         "apache",
         apache,
@@ -288,6 +309,13 @@ CONFIGURATIONS = [
         },
     ),
     Configuration("lighttpd/fastcgi.conf", "lighttpd", lighttpd),
+    Configuration(
+        "lighttpd/scgi.conf",
+        "lighttpd",
+        lighttpd,
+        sapi="scgi-prefork",
+        options=("--sapi", "scgi-prefork"),
+    ),
     Configuration("lighttpd/bin-path.conf", "lighttpd", lighttpd, options=None),
     Configuration(
         "lighttpd/cgi.conf",
