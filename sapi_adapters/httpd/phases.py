@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ..reasons import REASONS
 from ..sapi import ClientDisconnected, RequestError
 from .coreconfig import core_module, dir_config, server_config
 from .filters import EOS, Filter
 from .hooks import DECLINED, DONE, OK, run_all, run_first, run_void
-from .http_out import REASONS, error_page
+from .http_out import error_page
 from .records import Request
 from .walks import decode_path, location_walk, normal_path
 

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent.parent / "sapi_adapters"
 NAME = PACKAGE.name
 
 FLOORS = [
-    (0, "the interface", ["sapi", "extension", "sendfile", "info"]),
+    (0, "the interface", ["sapi", "reasons", "extension", "sendfile", "info"]),
     (1, "wires and callers", ["protocols", "gateways"]),
     (2, "those who touch connected sockets", ["servers"]),
     (3, "the SAPIs", ["adapters"]),
@@ -34,7 +34,7 @@ STRANGERS = {("protocols", "gateways"), ("gateways", "protocols"), ("adapters", 
 """Rooms that know nothing of each other although their floors would let them."""
 
 BESIDE = -1
-KNOWN = {"manager": {"sapi"}, "httpd": {"sapi", "info", "protocols"}}
+KNOWN = {"manager": {"sapi"}, "httpd": {"sapi", "reasons", "info", "protocols"}}
 """What those beside the house may know of it: its errors, and the host a wire's codec."""
 LANDINGS = {3, 4}
 """Floors with a door to what stands beside the house."""
