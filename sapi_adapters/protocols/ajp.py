@@ -233,7 +233,7 @@ class Connection:
 
     def ask(self) -> bytes:
         """Return GET_BODY_CHUNK; ``b""`` while one is not answered and when the body is over."""
-        if self._due or self._left == 0 or self._wrong or not self._active:
+        if self._due or self._left == 0 or self._wrong:
             return b""
         self._due = True
         return self._ask
@@ -394,8 +394,10 @@ class Connection:
         headers = dict(pairs)
         if len(headers) != len(pairs):
             headers = join_pairs(pairs)
-            if [variable for variable, _ in pairs].count("CONTENT_LENGTH") > 1:
-                raise RequestError("content-length comes more than once")
+            variables = [variable for variable, _ in pairs]
+            for name in ("CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"):
+                if variables.count(name) > 1:
+                    raise RequestError(f"{name} comes more than once")
         headers.pop("", None)
         self.environ.update(headers)
         length = headers.get("CONTENT_LENGTH")
@@ -434,7 +436,7 @@ class Connection:
                     allowed = compare_digest(value.encode("latin-1"), self._secret)
                     if not allowed:
                         break
-            elif code != SSL_CERT and _has_line_end(value):  # a certificate has lines
+            elif "\0" in value if code == SSL_CERT else _has_line_end(value):  # it has lines
                 raise RequestError(f"a NUL or a line's end stands in the attribute {code} {name}")
             else:
                 self._attribute(code, name, value)
