@@ -522,6 +522,8 @@ class Connection(_Records):
             events.append(StdinReceived(request, content))
 
     def _data(self, request: Request, content: bytes, events: list[Event]) -> None:
+        if request.role != FILTER and not content:
+            return  # flup's client ends a stream that it never began
         if request.role != FILTER or not request.stdin_ended or request.data_ended:
             raise ProtocolError("DATA out of its order")
         request.data_ended = not content

@@ -119,6 +119,8 @@ class Oracle:
         elif id in self.active:
             request = self.active[id]
             # An abort's content means nothing; it has none by the specification.
+            if type == DATA and request["role"] != 3 and not content:
+                return  # its end, from clients that end it whether or not there is one
             rule = RULES.get((request["state"], type, bool(content) and type != ABORT))
             if rule is None or (type == DATA and request["role"] != 3):
                 raise Violation(f"type {type} while {request['state']}")

@@ -215,7 +215,7 @@ BAD = {
     "STDIN before the end of PARAMS": Bad(begin() + record(STDIN, 1, b"x"), CLOSE),
     "DATA for a responder": Bad(GET + record(DATA, 1, b"x"), CLOSE),
     "DATA for an authorizer": Bad(
-        begin(role=AUTHORIZER) + params(A="b") + stdin() + record(DATA, 1), CLOSE
+        begin(role=AUTHORIZER) + params(A="b") + stdin() + record(DATA, 1, b"x"), CLOSE
     ),
     "DATA before the end of STDIN": Bad(
         begin(role=FILTER) + params(A="b") + record(DATA, 1, b"x"), CLOSE
@@ -537,6 +537,14 @@ GOLDEN = {
     "mod_authnz_fcgi: an authorizer without any STDIN": Golden(
         begin(role=AUTHORIZER) + params(FCGI_ROLE="AUTHORIZER"),
         [("request", 1, AUTHORIZER, {"FCGI_ROLE": "AUTHORIZER"})],
+    ),
+    "flup's client: a responder's DATA ends as well": Golden(
+        begin() + params(CONTENT_LENGTH="2") + stdin(1, b"in") + record(DATA, 1),
+        [
+            ("request", 1, RESPONDER, {"CONTENT_LENGTH": "2"}),
+            ("stdin", 1, b"in"),
+            ("stdin ends", 1, False),
+        ],
     ),
     "a filter: the body, then the file": Golden(
         begin(role=FILTER)
