@@ -10,7 +10,7 @@ DEBIAN = nginx apache2 libapache2-mod-fcgid lighttpd haproxy caddy spawn-fcgi li
 
 # What coverage is asked of, and runs one by one; what tries real process trees to their limits.
 COVERED = tests/gateways tests/protocols tests/core tests/conformance tests/servers
-REST = tests/manager tests/httpd tests/shape tests/examples
+REST = tests/manager tests/httpd tests/shape tests/examples tests/flup
 PYTEST = $(BIN)/pytest -q
 
 .PHONY: test check lint unit coverage rest slow versions interop demo servers clean

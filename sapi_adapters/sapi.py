@@ -245,6 +245,13 @@ class Sapi:
 
         self.log_message(f"{doing}\n{traceback.format_exc().rstrip()}")
 
+    last_begun: bool = False
+    """In a worker: the last request that it may serve has begun."""
+
+    def leaves(self) -> bool:
+        """Tell whether this process takes no more requests: who keeps connections is to hear it."""
+        return self.last_begun or self.terminating
+
     def terminate_process(self) -> None:
         """Ask this worker to end once the running exchange is over."""
         self.terminating = True

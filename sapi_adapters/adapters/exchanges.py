@@ -88,8 +88,15 @@ class WireResponse:
         """Return what is held of a response whose announced length shows that it was cut."""
         return self._take()
 
-    announced_is_seen = True
-    """Whether the web server compares the body with its announced length."""
+    def _drop_body(self) -> None:
+        """Forget a body of which nothing has left: an error page is to replace it."""
+        self._body = b""
+        self.written = 0
+
+    @property
+    def announced_is_seen(self) -> bool:
+        """Whether the web server compares the body with its announced length."""
+        return True
 
     def _take_cut(self) -> bytes:
         """Return what may still be sent of a response that cannot be completed.
@@ -99,7 +106,7 @@ class WireResponse:
         (``broken``).
         """
         if not self._sent:
-            self._body = b""
+            self._drop_body()
             refuse(self, self.failure_status)  # type: ignore[arg-type]
             return self._take_all()
         announced = self.announced_is_seen and any(
@@ -172,8 +179,8 @@ class AwaitedExchange(WireResponse, AsyncExchange):
                 left = self._input or self._spool
                 self.post_ended = self.input_ended and not self.short and not left
                 return data
-            if self.aborted or self.short:
-                raise ClientDisconnected("the request was given up, or its body ends short")
+            if self.aborted or self.short or self.ended:  # what comes next is the next request's
+                raise ClientDisconnected("the request is over, or its body ends short")
             self._link.wanted(self)
             try:
                 await asyncio.wait_for(self._next_news(), BODY_SECONDS)

@@ -113,6 +113,7 @@ class Limit:
         self._begun = itertools.count(1)
         self._ended = itertools.count(1)
         self._look = max(1, last // 2)
+        self._announced = False
         self._since = time.monotonic()
         self._start_took = self._since - worker.started
 
@@ -121,10 +122,15 @@ class Limit:
         number = next(self._begun)
         if number < self._look:
             return
+        if number >= self._last:
+            self._sapi.last_begun = True
+        if self._announced:
+            return
         rate = number / max(1e-6, time.monotonic() - self._since)
         ahead = self._last - number - 2 * rate * self._start_took
         if ahead <= 0:
-            self._look = self._last + (1 << 60)
+            self._look = self._last
+            self._announced = True
             self._worker.last_requests()
         else:
             self._look = number + max(1, int(ahead / 2))
@@ -305,29 +311,79 @@ class Blocking(Observed):
 
 
 class Threaded(Observed):
-    """For a server of threads: each has its own entry."""
+    """For a server of threads, which come and go: each request takes an entry and gives it back.
+
+    The last entry counts those for which there is no other.
+    """
 
     def _prepare(self) -> None:
-        self._numbers = itertools.count()
-        self._own = threading.local()
+        last = self._slot.capacity - 1
+        self._free = [self._entry(n) for n in range(last - 1, -1, -1)]
+        self._last = last
+        self._crowd = 0
+        self._counted = 0
+        self._crowding = threading.Lock()
+        self.serve = self._unrolled()
 
     def __call__(self, exchange: Any, cycle: Callable[[Any], Any] | None = None) -> None:
-        entry: Entry | None = getattr(self._own, "entry", None)
-        if entry is None:
-            # The main thread, which serves what is left at the end, comes after all others.
-            entry = self._own.entry = self._entry_of_thread()
-        self._begin(entry, exchange)
+        self.serve(exchange, cycle or self.cycle)
+
+    def _unrolled(self) -> Callable[..., None]:
+        """Return what serves, as one function but for the entry's part."""
+        free, thread, beyond = self._free, threading.get_ident, self._beyond
+        log = None if self._log is None else self._log.end
+        log_begin = self._log.begin if self._log is not None and self._log.needs_begin else None
+
+        def serve(exchange: Any, cycle: Callable[[Any], Any] = self.cycle) -> None:
+            try:
+                entry = free.pop()
+            except IndexError:
+                beyond(exchange, cycle)
+                return
+            try:
+                limit = self.limit
+                if limit is not None:
+                    limit.begin()
+                if log_begin is not None:
+                    log_begin(exchange)
+                entry.thread = thread()
+                entry.begin(exchange)
+                exchange.note_stage = entry.note
+                try:
+                    cycle(exchange)
+                finally:
+                    ended = entry.end()
+                    if log is not None:
+                        log(exchange, entry.started, ended)
+                    if limit is not None:
+                        limit.end()
+            finally:
+                free.append(entry)
+
+        return serve
+
+    def _beyond(self, exchange: Any, cycle: Callable[[Any], Any]) -> None:
+        """Serve one of those that share the last entry; each is still found by :meth:`running`."""
+        entry = Entry(self._slot, self._last)
+        entry.thread = threading.get_ident()
+        with self._crowding:
+            entry.count = self._counted
+            self._begin(entry, exchange)
+            self._counted = entry.count
+            self._crowd += 1
+            self._entries.append(entry)
         exchange.note_stage = entry.note
         try:
-            (cycle or self.cycle)(exchange)
+            cycle(exchange)
         finally:
-            self._end(entry, exchange)
-
-    def _entry_of_thread(self) -> Entry:
-        number = next(self._numbers)
-        entry = self._entry(number) if number < self._slot.capacity else self._entries[0]
-        entry.thread = threading.get_ident()
-        return entry
+            with self._crowding:
+                self._entries.remove(entry)
+                self._crowd -= 1
+                entry.count = self._counted
+                if not self._crowd:
+                    entry.end()
+            entry.exchange = None
+            self._ended(exchange, entry.started, time.monotonic())
 
 
 class Awaited(Observed):

@@ -176,6 +176,9 @@ class ServerSapi(Sapi):
         """Return the handler of a connection under the event server."""
         raise NotImplementedError
 
+    def leaves(self) -> bool:
+        return bool(self.last_begun or self.terminating or self.server.stopping)
+
     def hint(self) -> str:
         """Return what to put into a web server's configuration, for the start-up message."""
         return ""

@@ -17,6 +17,7 @@ from ..sapi import (
     Exchange,
     ProtocolError,
     RequestError,
+    forbids_body,
     refuse,
     request_line,
 )
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from ..servers.channel import Channel
     from ..servers.event import EventServer, Stream
     from .single_event import SingleHandler
+
+
+_NO_BODY = BodyEnded(short=False)
 
 
 class SingleSapi(ServerSapi):
@@ -62,31 +66,47 @@ class SingleResponse(WireResponse):
 
     codec: Codec
 
+    @property
+    def announced_is_seen(self) -> bool:
+        return self.sapi.shows_short_bodies  # type: ignore[attr-defined,no-any-return]
+
     def send_headers(self, status: str, headers: Headers) -> None:
         self.status = status
         self._headers = headers
         self._head = self.codec.head(status, headers)
 
     def _take(self) -> bytes:
-        body = self._body
-        data = self._head + self.codec.body(body) if body else self._head
+        head, body = self._head, self._body
         self._head = self._body = b""
+        if not head and not self._sent:
+            return b""  # the codec refused the head, and the application goes on
         self._sent = True
-        return data
+        return head + self.codec.body(body) if body else head
 
     def _take_all(self) -> bytes:
-        return self._take() + self.codec.end()
+        if not self._head and not self._sent:
+            line = request_line(self.environ)
+            self.sapi.log_message(f"application: {line}: the response has no head that can be sent")
+            self._drop_body()
+            refuse(self, self.failure_status)  # type: ignore[arg-type]
+        return self._take() + self.codec.end(self.sapi.leaves())
 
     def _take_short(self) -> bytes:
         return self._take_all()
 
     def _take_flushed(self) -> bytes:
         """Return what is held, and what makes the web server pass it on at once."""
-        return self._take() + self.codec.flush()
+        data = self._take()
+        if not data or forbids_body(self.status) or self.environ["REQUEST_METHOD"] == "HEAD":
+            return data  # AJP flushes by an empty piece of the body: not where none may be
+        return data + self.codec.flush()
 
 
 class SingleExchange(SingleResponse, Exchange):
     """One request that a blocking or threaded server serves."""
+
+    _ended = True
+    _spool: Spool | None = None
 
     def __init__(
         self, sapi: Any, channel: Channel, environ: dict[str, Any], body: bytes, codec: Codec
@@ -94,11 +114,8 @@ class SingleExchange(SingleResponse, Exchange):
         self.sapi = sapi
         self.environ = environ
         self.codec = codec
-        self.announced_is_seen = sapi.shows_short_bodies
         self._channel = channel
         self._input = body
-        self._ended = True
-        self._spool: Spool | None = None
         self.post_ended = not body
 
     def expect(self, events: list[Event]) -> None:
@@ -131,12 +148,13 @@ class SingleExchange(SingleResponse, Exchange):
             self.post_ended = self._ended and not left and not self.short
             if data or self.post_ended:
                 return data
-            if self.aborted or self.short:
-                raise ClientDisconnected("the request was given up, or its body ends short")
+            if self.aborted or self.short or self.ended:  # what comes next is the next request's
+                raise ClientDisconnected("the request is over, or its body ends short")
             ask = self.codec.ask()
             if ask:
-                self._channel.send(ask)
-            self._receive()
+                self._send(ask)
+            if not self.aborted:
+                self._receive()
 
     def _receive(self) -> None:
         """Wait for more from the web server."""
@@ -205,6 +223,9 @@ class Session:
         """Told the scoreboard's stage, while a request comes in pieces."""
         self._codec = sapi.codec
         self._whole = sapi.whole
+        self._framing = sapi.codec()
+        """Frames the answers to requests that came whole; it reads nothing."""
+        self._framing.end()
         self._mount, self._split = sapi.mount, sapi.split
 
     def __call__(self, channel: Channel) -> float | None:
@@ -215,7 +236,7 @@ class Session:
             if found is not None:
                 channel.data = b""
                 environ, body = found
-                exchange = SingleExchange(self.sapi, channel, environ, body, self._codec())
+                exchange = SingleExchange(self.sapi, channel, environ, body, self._framing)
                 self.serve(exchange)
                 if exchange.broken or exchange.aborted:
                     channel.reset()
@@ -273,6 +294,9 @@ class _Link:
             except RequestError as error:
                 self._refuse(error)
                 return None
+            except ProtocolError:
+                self.dropped()
+                raise
             answer = codec.data_to_send()
             if answer:
                 channel.send(answer)
@@ -290,7 +314,8 @@ class _Link:
         self._deadline = 0.0
         session.note(INFORMATION)
         exchange = SingleExchange(session.sapi, channel, first.environ, b"", self._codec)
-        exchange.expect(events[1:])
+        if len(events) != 2 or events[1] != _NO_BODY:
+            exchange.expect(events[1:])
         try:
             session.serve(exchange)
         finally:
@@ -326,5 +351,5 @@ class _Link:
         return max(0.001, self._deadline - time.monotonic())
 
     def dropped(self) -> None:
-        """The server has closed the connection, which took too long."""
+        """The connection is closed before a request was there; the server says so, or we see it."""
         self._session.note(IDLE)

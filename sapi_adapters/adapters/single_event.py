@@ -36,8 +36,8 @@ class SingleEventExchange(SingleResponse, AwaitedExchange):
         whole: bool,
     ) -> None:
         super().__init__(link, environ, body, whole=whole)
+        self.whole = whole
         self.codec = codec
-        self.announced_is_seen = link.sapi.shows_short_bodies
 
     async def flush(self) -> None:
         if not self.aborted and not self.ended:
@@ -69,6 +69,8 @@ class SingleHandler:
                 environ, body = found
                 self._start(SingleEventExchange(self, environ, body, codec, whole=True))
                 return
+        elif self._exchange is not None and self._exchange.whole:
+            return  # the codec has not seen the request, and nothing belongs behind it
         try:
             events = codec.receive_data(data)
         except RequestError as error:
@@ -159,7 +161,7 @@ class SingleHandler:
         if exchange.broken or exchange.aborted:
             self.stream.reset()
         elif exchange.codec.reusable:
-            if self._eof:
+            if self._eof or self._server.stopping:  # a busy one would keep the worker for ever
                 self.stream.close()
             else:
                 self.stream.give(b"")  # the next one may be there

@@ -58,7 +58,7 @@ def run_pools(
     """
     if reconfigure is None:  # a file was checked; flags may make root serve, as containers do
         check(config, root=os.geteuid() == 0, allow_root=True)
-    _fill_standard_descriptors()
+    fill_standard_descriptors()
     if TRIAL in os.environ:
         _try(config, sapis, json.loads(os.environ.pop(TRIAL)))
         return 0  # it would start, which is all that was asked
@@ -292,7 +292,7 @@ class _Tree:
         return config, sapis
 
 
-def _fill_standard_descriptors() -> None:
+def fill_standard_descriptors() -> None:
     """Put /dev/null where descriptor 0, 1 or 2 is closed: no socket and no log may get these."""
     null = os.open(os.devnull, os.O_RDWR)
     while null <= 2:

@@ -39,7 +39,7 @@ from .systemd import Notifier
 from .upgrade import Program, command, describe_group, execute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
     from .children import Child, Worker
@@ -127,6 +127,10 @@ class Master:
     accepts. *reopen* opens the master's own logs again. *hand_over* makes the listening sockets
     live on in another program and returns what that must know of them; *state* is what
     :func:`upgrade.inherited` gave.
+
+    With *signals* None it leaves signals alone, as it must off the main thread, and has no control
+    socket: :meth:`ask` tells it what to do, and that a worker has ended it learns from the
+    worker's link. It reaps no process but its workers then.
     """
 
     def __init__(
@@ -139,7 +143,7 @@ class Master:
         ready: Callable[[str], None] = lambda how: None,
         reopen: Callable[[], None] = lambda: None,
         notifier: Notifier | None = None,
-        signals: Signals = PHP_FPM,
+        signals: Signals | None = PHP_FPM,
         hand_over: Callable[[], dict[str, Any]] = dict,
         state: dict[str, Any] | None = None,
     ) -> None:
@@ -163,6 +167,12 @@ class Master:
         self._noted: list[int] = []
         self._handlers: dict[int, Any] = {}
         """What signals did before."""
+        self._orders: list[str] = []
+        """What :meth:`ask` was given."""
+        self._wake = -1
+        """What is written to it ends the loop's wait; there while the loop runs."""
+        self._mute = False
+        """A worker's link has ended and the worker may not have been reaped yet."""
         self._next_tick = self._counted_at = time.monotonic()
         self._next_watchdog = self._next_status = 0.0
         self._counted = 0
@@ -206,22 +216,25 @@ class Master:
 
     def run(self) -> Worker | int:
         """Run until stopped; return the exit status, or in each forked child its worker."""
-        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._handle_signals(writer)
+        reader, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self._signals is not None:
+            self._handle_signals(self._signals, self._wake)
         self._waiting.add(reader, partial(_drain, reader))
-        self._control.open(self._waiting)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, MANAGED)
+        if self._signals is not None:
+            self._control.open(self._waiting)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, MANAGED)
         if self._upgraded:
             self._take_place()
         try:
             while True:
-                self._act_on_signals()
+                self._act_on_orders()
+                if self._signals is not None:
+                    self._act_on_signals(self._signals)
                 self._reap()
                 worker = self._act()
                 if worker is not None:
                     self._leave_to(worker)
-                    os.close(reader)
-                    os.close(writer)
+                    self._close_pipe(reader)
                     return worker
                 self._settle()
                 if self._stopping and not any(g.children for g in self._all()):
@@ -232,12 +245,33 @@ class Master:
                 for child in group.children.values():
                     child.tell("KILL")
             raise
-        signal.set_wakeup_fd(-1)
+        if self._signals is not None:
+            signal.set_wakeup_fd(-1)
         self._control.close()
         self._waiting.close()
+        self._close_pipe(reader)
+        return self._status
+
+    def _close_pipe(self, reader: int) -> None:
+        writer, self._wake = self._wake, -1  # whoever asks from now on writes nowhere
         os.close(reader)
         os.close(writer)
-        return self._status
+
+    def ask(self, what: str) -> None:
+        """Let the loop do *what*, one of the control socket's orders or ``"renew"``.
+
+        That is: fresh workers take the place of all, and nothing is read again. For any
+        thread, and for signal handlers.
+        """
+        self._orders.append(what)
+        try:
+            os.write(self._wake, b"x")
+        except OSError:
+            pass  # it is full, so the loop is awake; or there is none, before and after the loop
+
+    def _act_on_orders(self) -> None:
+        while self._orders:
+            self._asked(self._orders.pop(0))
 
     def services(self) -> list[Service]:
         """Return all whose listeners are open: they start, finish or serve."""
@@ -268,17 +302,16 @@ class Master:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _handle_signals(self, writer: int) -> None:
+    def _handle_signals(self, signals: Signals, writer: int) -> None:
         def note(number: int, frame: FrameType | None) -> None:
             self._noted.append(number)
 
-        for number in {signal.SIGCHLD, *(each for group in self._signals for each in group)}:
+        for number in {signal.SIGCHLD, *(each for group in signals for each in group)}:
             self._handlers[number] = signal.signal(number, note)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
-    def _act_on_signals(self) -> None:
+    def _act_on_signals(self, signals: Signals) -> None:
         noted, self._noted = {*self._noted}, []
-        signals = self._signals
         if not noted.isdisjoint(signals.fast):
             self.stop("fast")
         elif not noted.isdisjoint(signals.graceful):
@@ -300,6 +333,8 @@ class Master:
             self.upgrade()
         elif what == "reopen":
             self.reopen_logs()
+        elif what == "renew":
+            self.renew()
         elif what in ("stop", "quit"):
             self.stop("fast" if what == "stop" else "graceful")
 
@@ -374,6 +409,12 @@ class Master:
         for service in wanted.values():
             self._groups.append(self._group(service, alone=False))
         self._wanted = ()
+
+    def renew(self) -> None:
+        """Bring up a new generation of every pool, of what is there already."""
+        for group in self._groups if not self._stopping else ():
+            group.reload(group.service, self._config)
+            self._watch_arrivals(group)
 
     # -- another program
 
@@ -507,6 +548,7 @@ class Master:
         def heard() -> None:
             if not group.hear(child):
                 self._waiting.remove(fd)
+                self._mute = self._signals is None
 
         fd = child.link.fileno()
         self._waiting.add(fd, heard)
@@ -526,14 +568,29 @@ class Master:
         child.readers = [each for each in child.readers if each[0] != reader]
         os.close(reader)
 
-    def _reap(self) -> None:
+    def _ended(self) -> Iterator[tuple[int, int]]:
+        """Yield process id and status of each child that has ended."""
+        if self._signals is None:  # other children are other people's
+            for pid in [pid for group in self._all() for pid in group.children]:
+                try:
+                    found, status = os.waitpid(pid, os.WNOHANG)
+                except ChildProcessError:  # somebody else has reaped it
+                    found, status = pid, 0
+                if found:
+                    yield found, status
+            return
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                break
+                return
             if pid == 0:
-                break
+                return
+            yield pid, status
+
+    def _reap(self) -> None:
+        for pid, status in self._ended():
+            self._mute = False
             group = next((g for g in self._all() if pid in g.children), None)
             if pid == self._program.trial:
                 self._tried(os.waitstatus_to_exitcode(status))
@@ -617,7 +674,7 @@ class Master:
         left = self._next_tick - time.monotonic()
         for group in self._all():
             told = any(child.told for child in group.children.values())
-            if group.failures or group.tracing or told:
+            if group.failures or group.tracing or told or self._mute:
                 left = min(left, _QUICK)
             limits = (group.settings.request_timeout, group.settings.slow_after)
             shortest = min((limit for limit in limits if limit), default=0.0)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .children import BROKEN, MISTAKE, READY, Child, Worker, fork
@@ -31,7 +34,7 @@ from .slowlog import format_record
 from .upgrade import board_of, children_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from .config import Global
     from .log import ErrorLog
@@ -383,14 +386,15 @@ class Group:
                 board, index = Scoreboard(1), 0
             service = self.next_service if self._is_next(generation) else self.service
             settings = self.next_settings if self._is_next(generation) else self.settings
-            process = fork(
-                self.number,
-                generation,
-                board,
-                index,
-                catch=service.pool.catch_workers_output,
-                trace=bool(settings.slow_after or settings.request_timeout),
-            )
+            with _unwarned():
+                process = fork(
+                    self.number,
+                    generation,
+                    board,
+                    index,
+                    catch=service.pool.catch_workers_output,
+                    trace=bool(settings.slow_after or settings.request_timeout),
+                )
         except OSError as error:
             if board is not self.board:
                 board.close()
@@ -601,6 +605,20 @@ class Group:
         foreign = [c for c in self.children.values() if c.slot.memory is not self.board.memory]
         head.accepted = self.retired + sum(c.slot.begun() for c in foreign)
         self.board.publish(freed)
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Let a fork beside other threads pass, of which Python 3.12 and later warn.
+
+    Who runs a master inside a program of threads has decided that; the child uses one thread.
+    """
+    if threading.active_count() == 1:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 class Gone:

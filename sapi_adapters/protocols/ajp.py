@@ -97,6 +97,7 @@ _short = Struct(">H")
 _chunk = Struct(">2sHBH")
 _CPONG = b"AB\0\x01\x09"
 _FLUSH = b"AB\0\x04\x03\0\0\0"
+_EMPTY = b"\x12\x34\0\0"
 _END = b"AB\0\x02\x05"
 
 
@@ -160,6 +161,8 @@ class Connection:
         """Bytes of the body still to come; None for an unknown number, 0 when it is over."""
         self._due = False
         """The peer owes a packet of the body."""
+        self._empty = False
+        """The peer may still send the end of a body that it announced to be empty."""
         self._wrong = False
         """Something was wrong with a request: nothing more is read."""
 
@@ -238,13 +241,13 @@ class Connection:
         self._due = True
         return self._ask
 
-    def end(self) -> bytes:
+    def end(self, last: bool = False) -> bytes:
         """Return END_RESPONSE.
 
-        The connection may be used again unless a packet of the body is still to come, which
-        could be taken for a request, or the request was wrong or short.
+        The connection may be used again unless this is the *last* response, a packet of the body
+        is still to come, which could be taken for a request, or the request was wrong or short.
         """
-        self.reusable = not (self._due or self._wrong)
+        self.reusable = not (last or self._due or self._wrong)
         self._wrong = not self.reusable
         self._active = self._due = False
         self._left = 0
@@ -258,6 +261,11 @@ class Connection:
         if not buffer:
             return None
         if self._active and not self._due:
+            if self._empty and _EMPTY.startswith(buffer[:4]) and len(buffer) <= 4:
+                if len(buffer) == 4:
+                    self._empty = False
+                    buffer.clear()
+                return None
             raise ProtocolError("something came in the middle of a request, unasked")
         if buffer[:2] != _MAGIC[: len(buffer)]:
             raise ProtocolError(f"a packet begins with 12 34, not {buffer[:2].hex(' ')}")
@@ -309,6 +317,8 @@ class Connection:
                 raise RequestError("a request ends in the middle of a field") from None
             self._left = length
             self._due = bool(length)  # the first packet comes unasked
+            # lighttpd sends the end of a body, too, where it has announced that there is none.
+            self._empty = length == 0 and "CONTENT_LENGTH" in self.environ
             events.append(RequestReceived(self.environ))
             if length == 0:
                 events.append(BodyEnded(short=False))

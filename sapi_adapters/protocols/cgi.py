@@ -139,7 +139,7 @@ def _split_path(environ: dict[str, str], mount: "str | None", split: bool) -> No
     path = environ.get("PATH_INFO", "")
     if script is None:
         # nginx's scgi_params name neither of the two, but the decoded path of the URL.
-        script = "" if path else environ.get("DOCUMENT_URI", "")
+        script = "" if "PATH_INFO" in environ else environ.get("DOCUMENT_URI", "")
     if "\0" in script or "\0" in path:
         raise RequestError("the path holds a NUL")
     if mount is not None:

@@ -135,7 +135,7 @@ class Connection:
         """Return ``b""``: the body comes unasked."""
         return b""
 
-    def end(self) -> bytes:
+    def end(self, last: bool = False) -> bytes:
         """Return ``b""``: the connection is to be closed."""
         self._over = self.idle = True
         return b""

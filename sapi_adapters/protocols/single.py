@@ -87,6 +87,6 @@ class Codec(Protocol):
         """
         ...
 
-    def end(self) -> bytes:
-        """Return what ends the response, and settle :attr:`reusable`."""
+    def end(self, last: bool = False) -> bytes:
+        """Return what ends the response, and settle :attr:`reusable`: not after the *last*."""
         ...

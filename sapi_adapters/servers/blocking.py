@@ -100,18 +100,23 @@ class BlockingServer:
     def _serve_late(self) -> None:
         """Serve connections that were taken and whose request is still on its way.
 
-        Nobody else can: they are this process's. Idle ones that were kept are not waited for.
+        Nobody else can: they are this process's. Idle ones that were kept are not waited for, but
+        a request that has come on one is served.
         """
+        self._serve_ready(0.0)
         end = time.monotonic() + LATE_SECONDS
         while any(channel.deadline for channel in self._parked.values()):
             left = end - time.monotonic()
             if left <= 0:
                 return
-            for fd in self._poller.wait(left):
-                channel = self._parked.get(fd)
-                if channel is not None:
-                    self._unpark(channel)
-                    self._turn(channel)
+            self._serve_ready(left)
+
+    def _serve_ready(self, timeout: float) -> None:
+        for fd in self._poller.wait(timeout):
+            channel = self._parked.get(fd)
+            if channel is not None:
+                self._unpark(channel)
+                self._turn(channel)
 
     def _serve(self, listener: Listener) -> None:
         accept, family, kind = listener.accept, listener.family, socket.SOCK_STREAM

@@ -3,10 +3,15 @@
 No thread hands a connection to another: each accepts for itself, and the kernel wakes one of
 those that wait. Connections that are kept, or read while their requests run, wait in one set for
 any idle thread. The main thread serves nothing: it is there for signals, deadlines and the tick.
+
+Threads are started as they are needed. Whoever takes something to do looks, after it has left the
+idle ones, how many of them remain, and starts another before it begins if they are too few. So
+whatever comes next finds a thread, unless there are as many as there may be.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
@@ -26,13 +31,19 @@ if TYPE_CHECKING:
     from .listener import Listener
 
 _DONTWAIT = socket.MSG_DONTWAIT
+_QUIET = 0.9
+"""Seconds without anything to do after which a thread beyond max_spare ends; less than it waits."""
+_COMPLAIN_EVERY = 60.0
 
 
 class ThreadedServer:
-    """Serves *listeners* with *threads* threads; the other arguments are ``BlockingServer``'s.
+    """Serves *listeners* with up to *threads* threads; what is not told here is as in
+    ``BlockingServer``.
 
-    *session* may be called by several threads at once, for one connection too if it was given to
-    :meth:`watch`.
+    *min_spare* threads, at least one, wait for something to do, as long as no more than *threads*
+    are there; of those that have waited for about a second *max_spare* stay (no fewer than
+    *min_spare*), all if it is None. *session* may be called by several threads at once, for one
+    connection too if it was given to :meth:`watch`.
     """
 
     def __init__(
@@ -42,6 +53,8 @@ class ThreadedServer:
         sapi: Sapi,
         *,
         threads: int,
+        min_spare: int = 1,
+        max_spare: int | None = None,
         timeout: float = 60.0,
         idle_timeout: float = 10.0,
         max_kept: int = 1000,
@@ -50,7 +63,10 @@ class ThreadedServer:
         self._listeners = {listener.fd: listener for listener in listeners}
         self._session = session
         self._sapi = sapi
-        self._threads = threads
+        self._most = threads
+        self._min_spare = max(1, min_spare)
+        self.max_spare = max_spare
+        """May be changed while the server runs."""
         self._timeout = timeout
         self._idle_timeout = idle_timeout
         self._max_kept = max_kept
@@ -60,7 +76,19 @@ class ThreadedServer:
         self._poller = Poller()
         self._job_ready, self._job_put = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._waker, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._idle: list[None] = []
+        """One for each idle thread. A counter would want a lock; append() and pop() do not."""
+        self._workers: set[threading.Thread] = set()
+        self._numbers = itertools.count()
+        self._changing = threading.Lock()
+        """Held while threads are started or leave. Signal handlers must not ask for it."""
+        self._complain_after = 0.0
         self.stopping = False
+
+    @property
+    def idle(self) -> int:
+        """How many threads have nothing to do."""
+        return len(self._idle)
 
     def stop(self) -> None:
         """End after the requests that are being served. May be called from a signal handler."""
@@ -77,36 +105,31 @@ class ThreadedServer:
         to accept() takes a connection with it; those that wait there are another process's.
         """
         self.stopping = True
+        self._jobs.clear()
         with socket.socket(socket.AF_UNIX) as deaf:
             for fd in self._listeners:
                 os.dup2(deaf.fileno(), fd, inheritable=False)
 
     def run(self) -> None:
-        """Serve until :meth:`stop`, or *tick* or the SAPI's ``terminating`` says so."""
+        """Serve until :meth:`stop`, or *tick* or the SAPI's ``terminating`` says so.
+
+        Raises what :meth:`threading.Thread.start` raised if not one thread can be started.
+        """
         for listener in self._listeners.values():
             listener.socket.setblocking(False)
             self._poller.add(listener.fd)
         self._poller.add(self._job_ready)
-        workers = [
-            threading.Thread(target=self._work, name=f"worker-{n}", daemon=True)
-            for n in range(self._threads)
-        ]
-        for worker in workers:
-            worker.start()
         waiting = Poller()
         waiting.add(self._waker)
         try:
+            self._grow()
             while not self.stopping:
                 waiting.wait(1.0)
                 self._close_late()
+                self._grow()  # one may have failed to start, or have died of an exception
                 if self._tick is not None and not self._tick():
                     self.stopping = True
-            os.write(self._job_put, b"x" * len(workers))  # wakes each thread that waits
-            for worker in workers:
-                while worker.is_alive():
-                    worker.join(1.0)
-                    if self._tick is not None:
-                        self._tick()
+            self._join()
             self._serve_late()
         finally:
             self.stopping = True
@@ -114,12 +137,43 @@ class ThreadedServer:
             for channel in list(self._parked.values()):
                 self._parked.pop(channel.fd, None)
                 channel.close()
+            if not self._workers:  # else this was left by an exception, and threads still serve
+                self._close()
+
+    def _join(self) -> None:
+        """Wait for the threads to end, when :attr:`stopping` is set."""
+        with self._changing:  # from here on none is started
+            workers = list(self._workers)
+        try:
+            os.write(self._job_put, b"x" * len(workers))  # wakes each thread that waits
+        except BlockingIOError:
+            pass  # it is full of jobs: they wake as well
+        for worker in workers:
+            while worker.is_alive():
+                worker.join(1.0)
+                if self._tick is not None:
+                    self._tick()
+        self._workers.clear()
+        self._idle.clear()
+
+    def _close(self) -> None:
+        # stop() may come at any time, and must not write to a number that is somebody else's.
+        pipes = (self._job_ready, self._job_put, self._waker, self._wake)
+        self._job_ready = self._job_put = self._waker = self._wake = -1
+        for fd in pipes:
+            os.close(fd)
+        self._poller.close()
 
     def _serve_late(self) -> None:
         """As ``BlockingServer._serve_late``, when the threads have ended."""
         end = time.monotonic() + LATE_SECONDS
-        while late := [channel for channel in self._parked.values() if channel.deadline]:
-            if time.monotonic() > end:
+        for channel in list(self._parked.values()):
+            if channel.wait(1, 0.0) and self._parked.pop(channel.fd, None) is channel:
+                self._turn(channel)
+        while True:
+            self._run_jobs()
+            late = [channel for channel in self._parked.values() if channel.deadline]
+            if not late or time.monotonic() > end:
                 return
             for channel in late:
                 if channel.wait(1, 0.01) and self._parked.pop(channel.fd, None) is channel:
@@ -145,32 +199,126 @@ class ThreadedServer:
 
     # -- the threads
 
+    def _grow(self) -> None:
+        """Start threads until enough are idle, or there are as many as there may be.
+
+        One that cannot be started is tried again by the main thread, once a second. Raises what
+        it failed with if nobody is there to serve.
+        """
+        if len(self._idle) >= self._min_spare or len(self._workers) >= self._most:
+            return
+        failure = None
+        with self._changing:
+            while (
+                len(self._idle) < self._min_spare
+                and len(self._workers) < self._most
+                and not self.stopping
+            ):
+                name = f"worker-{next(self._numbers)}"
+                worker = threading.Thread(target=self._live, name=name, daemon=True)
+                # Idle from its birth: who looks meanwhile need not start one, too.
+                self._workers.add(worker)
+                self._idle.append(None)
+                try:
+                    worker.start()
+                except (RuntimeError, MemoryError, OSError) as error:
+                    self._workers.discard(worker)
+                    self._idle.pop()
+                    if not self._workers:
+                        raise
+                    failure = error
+                    break
+            there = len(self._workers)
+        if failure is not None and time.monotonic() >= self._complain_after:
+            self._complain_after = time.monotonic() + _COMPLAIN_EVERY
+            self._sapi.log_message(f"a thread cannot be started: {failure}; there are {there}")
+
+    def _leaves(self, since: float) -> bool:
+        """Tell whether the calling thread, with nothing to do *since* then, is to end as one too
+        many. It is no longer counted then.
+
+        *since* is 0 in a wait that began before :attr:`max_spare` was set.
+        """
+        most = self.max_spare
+        if most is None or len(self._idle) <= most or time.monotonic() - since < _QUIET:
+            return False
+        with self._changing:
+            # First gone, then counted, as those do that take something and do not ask for the
+            # lock: of two that go at once the second sees that both have.
+            self._idle.pop()
+            if self.stopping or len(self._idle) < max(most, self._min_spare):
+                self._idle.append(None)
+                return False
+            self._workers.discard(threading.current_thread())
+            return True
+
+    def _live(self) -> None:
+        """Be one of the threads."""
+        try:
+            self._work()
+        except BaseException:
+            with self._changing:
+                self._idle.pop()
+                self._workers.discard(threading.current_thread())
+            raise
+        # Nobody else takes what was submitted and not begun when the server was stopped.
+        if self.stopping:
+            self._run_jobs()
+
     def _work(self) -> None:
         listeners = list(self._listeners.values())
         accept, family = listeners[0].accept, listeners[0].family
         only = listeners[0] if len(listeners) == 1 else None
+        idle, parked, jobs = self._idle, self._parked, self._jobs
+        since = 0.0
         while not self.stopping:
-            if only is None or self._parked or self._jobs:
-                self._wait()
-                continue
-            try:
-                fd, peer = accept()
-            except BlockingIOError:
-                self._wait()
-            except OSError as error:
-                self._failed(error)
-            else:
-                if only.allows is not None and not only.allows(peer):
-                    os.close(fd)
+            if not parked and not jobs and only is not None:
+                try:
+                    fd, peer = accept()
+                except BlockingIOError:
+                    pass
+                except OSError as error:
+                    self._failed(error)
+                    continue
                 else:
-                    self._fresh(fd, family)
+                    if only.allows is not None and not only.allows(peer):
+                        os.close(fd)
+                    else:
+                        since = 0.0
+                        self._begin()
+                        try:
+                            self._fresh(fd, family)
+                        finally:
+                            idle.append(None)
+                    continue
+            if not since and self.max_spare is not None:  # else nobody asks
+                since = time.monotonic()
+            if self._wait():
+                since = 0.0
+            elif self._leaves(since):
+                return
 
-    def _wait(self) -> None:
-        """Take one thing to do: a connection, a kept connection's request, a job."""
+    def _begin(self) -> None:
+        """Be idle no longer, and see that somebody is. Who calls it appends to ``_idle`` again."""
+        idle = self._idle
+        idle.pop()
+        if len(idle) < self._min_spare and len(self._workers) < self._most:
+            self._grow()
+
+    def _wait(self) -> bool:
+        """Take one thing to do: a connection, a kept connection's request, a job. False if none
+        came."""
+        idle = self._idle
+        served = False
         for fd in self._poller.wait(1.0, 1):
             channel = self._parked.pop(fd, None)
             if channel is not None:
-                self._turn(channel)
+                served = True
+                self._begin()
+                try:
+                    self._turn(channel)
+                finally:
+                    idle.append(None)
                 continue
             listener = self._listeners.get(fd)
             if listener is not None:
@@ -184,17 +332,34 @@ class ThreadedServer:
                 if listener.allows is not None and not listener.allows(peer):
                     os.close(fresh)
                     continue
-                self._fresh(fresh, listener.family)
+                served = True
+                self._begin()
+                try:
+                    self._fresh(fresh, listener.family)
+                finally:
+                    idle.append(None)
             elif fd == self._job_ready:
-                self._run_job()
+                try:
+                    os.read(fd, 1)
+                    job = self._jobs.popleft()
+                except (BlockingIOError, IndexError):
+                    continue
+                served = True
+                self._begin()
+                try:
+                    self._guard(job)
+                finally:
+                    idle.append(None)
+        return served
 
-    def _run_job(self) -> None:
-        try:
-            os.read(self._job_ready, 1)
-            job = self._jobs.popleft()
-        except (BlockingIOError, IndexError):
-            return
-        self._guard(job)
+    def _run_jobs(self) -> None:
+        """Do what was submitted and not begun, when no thread waits for it any more."""
+        while True:
+            try:
+                job = self._jobs.popleft()
+            except IndexError:
+                return
+            self._guard(job)
 
     def _fresh(self, fd: int, family: int) -> None:
         channel = Channel(socket.SocketType(family, socket.SOCK_STREAM, 0, fd), fd, self._timeout)

@@ -1,0 +1,1 @@
+"""WSGI applications that hand each request to a FastCGI or SCGI server."""
