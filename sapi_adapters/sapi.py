@@ -245,12 +245,12 @@ class Sapi:
 
         self.log_message(f"{doing}\n{traceback.format_exc().rstrip()}")
 
-    last_begun: bool = False
-    """In a worker: the last request that it may serve has begun."""
+    retiring: bool = False
+    """In a worker: the last requests that it may serve are near."""
 
     def leaves(self) -> bool:
-        """Tell whether this process takes no more requests: who keeps connections is to hear it."""
-        return self.last_begun or self.terminating
+        """Tell whether this process will end soon: who keeps connections to it is to hear it."""
+        return self.retiring or self.terminating
 
     def terminate_process(self) -> None:
         """Ask this worker to end once the running exchange is over."""

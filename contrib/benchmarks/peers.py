@@ -52,18 +52,16 @@ def flup_fork(path: str) -> None:
 
 def shim_threaded(path: str) -> None:
     """Serve as flup_threaded does, with the project's own flup."""
-    from sapi_adapters.flup.server.fcgi import WSGIServer
-
     from contrib.benchmarks.apps.hello import wsgi
+    from sapi_adapters.flup.server.fcgi import WSGIServer
 
     WSGIServer(wsgi, bindAddress=path).run()
 
 
 def shim_fork(path: str) -> None:
     """Serve as flup_fork does, with the project's own flup."""
-    from sapi_adapters.flup.server.fcgi_fork import WSGIServer
-
     from contrib.benchmarks.apps.hello import wsgi
+    from sapi_adapters.flup.server.fcgi_fork import WSGIServer
 
     WSGIServer(wsgi, bindAddress=path, minSpare=1, maxSpare=1, maxChildren=1).run()
 

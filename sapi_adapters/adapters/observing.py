@@ -113,7 +113,6 @@ class Limit:
         self._begun = itertools.count(1)
         self._ended = itertools.count(1)
         self._look = max(1, last // 2)
-        self._announced = False
         self._since = time.monotonic()
         self._start_took = self._since - worker.started
 
@@ -122,15 +121,11 @@ class Limit:
         number = next(self._begun)
         if number < self._look:
             return
-        if number >= self._last:
-            self._sapi.last_begun = True
-        if self._announced:
-            return
         rate = number / max(1e-6, time.monotonic() - self._since)
         ahead = self._last - number - 2 * rate * self._start_took
         if ahead <= 0:
-            self._look = self._last
-            self._announced = True
+            self._look = self._last + (1 << 60)
+            self._sapi.retiring = True  # and connections that are kept come to their ends
             self._worker.last_requests()
         else:
             self._look = number + max(1, int(ahead / 2))

@@ -177,7 +177,7 @@ class ServerSapi(Sapi):
         raise NotImplementedError
 
     def leaves(self) -> bool:
-        return bool(self.last_begun or self.terminating or self.server.stopping)
+        return bool(self.retiring or self.terminating or self.server.stopping)
 
     def hint(self) -> str:
         """Return what to put into a web server's configuration, for the start-up message."""

@@ -1269,7 +1269,7 @@ def test_a_worker_leaves_after_its_last_request(tmp_path, wire, kind):
                         break
                     served.append(answer.body)
                     if wire == "ajp" and kind == "prefork":  # the web server is told
-                        assert answer.reuse == (served.count(answer.body) < 5)
+                        assert not answer.reuse or served.count(answer.body) < 5
                     if wire == "scgi" or answer.reuse == 0:
                         break
             assert len(served) < 100
