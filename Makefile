@@ -9,8 +9,9 @@ DEBIAN = nginx apache2 libapache2-mod-fcgid lighttpd haproxy caddy spawn-fcgi li
 	php-fpm chromium libfaketime acl apache2-utils
 
 # What coverage is asked of, and runs one by one; what tries real process trees to their limits.
-COVERED = tests/gateways tests/protocols tests/core tests/conformance tests/servers
-REST = tests/manager tests/httpd tests/shape tests/examples tests/flup
+CODECS = tests/protocols
+COVERED = tests/gateways tests/core tests/conformance
+REST = tests/servers tests/manager tests/httpd tests/shape tests/examples tests/flup
 PYTEST = $(BIN)/pytest -q
 
 .PHONY: test check lint unit coverage rest slow versions interop demo servers clean
@@ -30,7 +31,7 @@ lint: $(BIN)/.installed
 	$(BIN)/mypy
 
 unit: $(BIN)/.installed
-	$(PYTEST) -n 4 -m 'not slow and not long' $(COVERED) $(REST)
+	$(PYTEST) -n 4 -m 'not slow and not long' $(CODECS) $(COVERED) $(REST)
 
 rest: $(BIN)/.installed
 	$(PYTEST) -n 4 -m 'not slow and not long' $(REST)
@@ -41,7 +42,8 @@ slow: $(BIN)/.installed
 # Fails when gateways or protocols are not covered.
 coverage: $(BIN)/.installed
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -q $(COVERED)
+	$(BIN)/coverage run -m pytest -q $(CODECS) & codecs=$$!; \
+	$(BIN)/coverage run -m pytest -q $(COVERED); others=$$?; wait $$codecs && exit $$others
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered --include='sapi_adapters/gateways/*,sapi_adapters/protocols/*' --fail-under=95
 

@@ -361,8 +361,14 @@ def test_f07_requests_beyond_the_limit_are_overloaded(tmp_path):
     directory.mkdir()
     ids = range(1, 51)
     with running(tmp_path, "fcgi", **limits) as served, Client(served.address) as client:
-        for n in ids:
-            client.send(n, keep=True, PATH_INFO="/hold", QUERY_STRING=str(directory))
+        pairs = {**PARAMS, "PATH_INFO": "/hold", "QUERY_STRING": str(directory)}
+        raw = [(name.encode(), value.encode()) for name, value in pairs.items()]
+        client.answers = {n: Answer() for n in ids}
+        # In one piece: both threads may be busy before they have read much of more.
+        requests = (client.codec.begin(n, raw, keep_conn=True) for n in ids)
+        client.socket.sendall(
+            b"".join(r + client.codec.stdin(n, b"") for n, r in zip(ids, requests, strict=True))
+        )
 
         def ended() -> list[Answer]:
             return [answer for answer in client.answers.values() if answer.ended]

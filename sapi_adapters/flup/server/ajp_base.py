@@ -12,9 +12,8 @@ from ...protocols import ajp
 from ...sapi import ConfigurationError, ProtocolError
 from ...servers.listener import Listener
 from . import NoDefault
-from .base import Connection, View
+from .base import Connection, InputStream, View, receive
 from .gateway import (
-    Body,
     Gateway,
     StandardErrors,
     clean,
@@ -142,11 +141,11 @@ class Packet:
 
     def read(self, sock: socket.socket) -> None:
         """Read a web server's packet. Raises :class:`EOFError` when *sock* ends before that."""
-        head = _receive(sock, 4)
+        head = receive(sock, 4)
         if head[:2] != SERVER_PREFIX:
             raise ProtocolError("invalid header")
         (self.length,) = _short.unpack_from(head, 2)
-        self.data = _receive(sock, self.length)
+        self.data = receive(sock, self.length)
 
     def write(self, sock: socket.socket) -> None:
         """Send it to a web server."""
@@ -154,29 +153,7 @@ class Packet:
         sock.sendall(CONTAINER_PREFIX + _short.pack(self.length) + self.data)
 
 
-def _receive(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        try:
-            part = sock.recv(size - len(data))
-        except OSError as error:
-            raise EOFError from error
-        if not part:
-            raise EOFError
-        data += part
-    return data
-
-
 # -- the request ----------------------------------------------------------------------------------
-
-
-class InputStream(Body):
-    """A request's body."""
-
-    __slots__ = ()
-
-    def __init__(self, conn: Any) -> None:
-        super().__init__(conn.exchange)
 
 
 class Request(View):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...adapters.cgi import Cgi
 from ...sapi import ClientDisconnected, request_line
-from .gateway import Gateway, TolerantResponse, error_page, write_standard_error
+from .gateway import Body, Gateway, TolerantResponse, error_page, write_standard_error
 from .serving import Serving, bind
 
 if TYPE_CHECKING:
@@ -39,6 +39,15 @@ class Connection:
         self._timeout = timeout
         self.exchange: Any = None
         self.gateway: Any = None
+
+
+class InputStream(Body):
+    """A request's body, or a filter's file: read, readline, readlines, iteration."""
+
+    __slots__ = ()
+
+    def __init__(self, conn: Any) -> None:
+        super().__init__(conn.exchange)
 
 
 class View:
@@ -187,3 +196,17 @@ class BaseServer(Serving):
 
     def _isClientAllowed(self, addr: Any) -> bool:
         return self._peer_allowed is None or bool(self._peer_allowed(addr))
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    """Return the next *size* bytes. Raises :class:`EOFError` when the connection ends before."""
+    data = b""
+    while len(data) < size:
+        try:
+            part = sock.recv(size - len(data))
+        except OSError as error:
+            raise EOFError from error
+        if not part:
+            raise EOFError
+        data += part
+    return data

@@ -23,9 +23,8 @@ from ...protocols.fastcgi import iter_pairs
 from ...sapi import RequestError
 from ...servers import listener
 from . import base
-from .base import BaseServer, View, serve_cgi
+from .base import BaseServer, InputStream, View, receive, serve_cgi
 from .gateway import (
-    Body,
     ErrorStream,
     Gateway,
     Output,
@@ -125,11 +124,11 @@ class Record:
 
     def read(self, sock: socket.socket) -> None:
         """Read a record from *sock*. Raises :class:`EOFError` when it ends before that."""
-        found = _header.unpack(_receive(sock, FCGI_HEADER_LEN))
+        found = _header.unpack(receive(sock, FCGI_HEADER_LEN))
         self.version, self.type, self.requestId, self.contentLength, self.paddingLength = found
         if self.contentLength:
-            self.contentData = _receive(sock, self.contentLength)
-        _receive(sock, self.paddingLength)
+            self.contentData = receive(sock, self.contentLength)
+        receive(sock, self.paddingLength)
 
     def write(self, sock: socket.socket) -> None:
         """Write it to *sock*; *contentLength* bytes of *contentData*, padded to eight."""
@@ -141,29 +140,7 @@ class Record:
         sock.sendall(head + content + bytes(self.paddingLength))
 
 
-def _receive(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        try:
-            part = sock.recv(size - len(data))
-        except OSError as error:
-            raise EOFError from error
-        if not part:
-            raise EOFError
-        data += part
-    return data
-
-
 # -- streams --------------------------------------------------------------------------------------
-
-
-class InputStream(Body):
-    """A body, or a filter's file: read, readline, readlines, iteration."""
-
-    __slots__ = ()
-
-    def __init__(self, conn: Any) -> None:
-        super().__init__(conn.exchange)
 
 
 class MultiplexedInputStream(InputStream):

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,8 @@ def scgi(
         sock.settimeout(open_for or SECONDS)
         head = scgi_block(variables(app, body, given or {})) if block is None else block
         if send(sock, head + (body if sent is None else sent)) and not open_for:
-            sock.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # it is closed already
+                sock.shutdown(socket.SHUT_WR)
         raw, end = until_closed(sock)
     return read_head(raw, end, "")
 
