@@ -252,6 +252,11 @@ def judge(data: bytes, **settings: Any) -> Any:
         return BAD
 
 
+# Headers that are no lists (RFC 9110): the last one counts.
+ALONE = """authorization from host if_modified_since if_range if_unmodified_since max_forwards origin
+    proxy_authorization range referer user_agent""".split()
+
+
 def _request(fields: Fields, **settings: Any) -> Any:
     # Structure first, then meaning: of several faults, the status is that of the first class.
     code = fields.take(1)[0]
@@ -295,7 +300,7 @@ def _request(fields: Fields, **settings: Any) -> Any:
             codings.append(value.lower())
         if variable not in ("CONTENT_LENGTH", "CONTENT_TYPE"):
             variable = "HTTP_" + variable
-            if environ.get(variable, value) != value and variable != "HTTP_HOST":
+            if environ.get(variable, value) != value and variable.lower()[5:] not in ALONE:
                 between = "; " if variable == "HTTP_COOKIE" else ", "
                 value = environ[variable] + between + value
         environ[variable] = value
