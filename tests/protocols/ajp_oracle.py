@@ -253,8 +253,8 @@ def judge(data: bytes, **settings: Any) -> Any:
 
 
 # Headers that are no lists (RFC 9110): the last one counts.
-ALONE = """authorization from host if_modified_since if_range if_unmodified_since max_forwards origin
-    proxy_authorization range referer user_agent""".split()
+ALONE = """authorization from host if_modified_since if_range if_unmodified_since max_forwards
+    origin proxy_authorization range referer user_agent""".split()
 
 
 def _request(fields: Fields, **settings: Any) -> Any:
