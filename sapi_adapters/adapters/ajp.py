@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class AjpSapi(SingleSapi):
     """What both have in common."""
 
-    shows_short_bodies = False  # Apache takes the announced length away
+    shows_short_bodies = False  # Apache takes the announced length away, unless it is told not to
 
     def startup(self) -> None:
         """Open the sockets; one that others than this machine can reach needs a secret.

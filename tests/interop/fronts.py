@@ -623,7 +623,12 @@ FRONTS: tuple[Front, ...] = (
         sapi="scgi-prefork",
         backend="scgi-unix",
         mount="/mount",
-        options={"modules": "proxy proxy_scgi", "scheme": "scgi"},
+        # Without it Apache drops the Content-Length unless the whole response comes at once.
+        options={
+            "modules": "proxy proxy_scgi",
+            "scheme": "scgi",
+            "more": "SetEnv ap_trust_cgilike_cl 1",
+        },
     ),
     Front(
         name="apache-scgi-tcp",
@@ -631,7 +636,12 @@ FRONTS: tuple[Front, ...] = (
         configure=configure_apache,
         sapi="scgi-threaded",
         backend="scgi-tcp",
-        options={"modules": "proxy proxy_scgi", "scheme": "scgi"},
+        # Without it Apache drops the Content-Length unless the whole response comes at once.
+        options={
+            "modules": "proxy proxy_scgi",
+            "scheme": "scgi",
+            "more": "SetEnv ap_trust_cgilike_cl 1",
+        },
     ),
     Front(
         name="apache-ajp-unix",
@@ -640,8 +650,11 @@ FRONTS: tuple[Front, ...] = (
         sapi="ajp-prefork",
         backend="ajp-unix",
         mount="/mount",
-        options={"modules": "proxy proxy_ajp", "scheme": "ajp"},
-        differences=PROXY_FCGI_DIFFERENCES,
+        options={
+            "modules": "proxy proxy_ajp",
+            "scheme": "ajp",
+            "more": "SetEnv ap_trust_cgilike_cl 1",
+        },
     ),
     Front(
         name="apache-ajp-tcp",
@@ -653,8 +666,8 @@ FRONTS: tuple[Front, ...] = (
             "modules": "proxy proxy_ajp",
             "scheme": "ajp",
             "parameters": "secret=between-us ping=1",
+            "more": "SetEnv ap_trust_cgilike_cl 1",
         },
-        differences=PROXY_FCGI_DIFFERENCES,
     ),
     Front(
         name="lighttpd-scgi-unix",
