@@ -48,7 +48,7 @@ coverage: $(BIN)/.installed
 	$(BIN)/coverage report --skip-covered --include='sapi_adapters/gateways/*,sapi_adapters/protocols/*' --fail-under=95
 
 interop: $(BIN)/.installed
-	$(PYTEST) tests/interop tests/contrib
+	$(PYTEST) -n 2 --dist loadfile tests/interop tests/contrib
 
 # The unit tests on the other Pythons that this machine has.
 versions:
