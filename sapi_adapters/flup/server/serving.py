@@ -133,11 +133,16 @@ class Serving:
         if not self._keepGoing:  # a signal came meanwhile
             server.stop()
 
-    def _run_job(self, connection: socket.socket, address: Any) -> None:
-        """Let a job serve *connection*. What it raises is reported, and the server goes on."""
+    def _run_job(
+        self, connection: socket.socket, address: Any, ends: type[BaseException] = Exception
+    ) -> None:
+        """Let a job serve *connection*. What it raises of *ends* ends the job only.
+
+        That is reported before the peer sees an end.
+        """
         try:
             self._jobClass(connection, address, *self._jobArgs).run()
-        except Exception:
+        except ends:
             write_standard_error(f"a job failed\n{traceback.format_exc()}")
             connection.close()
         except BaseException:

@@ -19,7 +19,8 @@ class _Job:
     """A connection that waits for a thread."""
 
     def __init__(self, server: ThreadedServer, connection: socket.socket, address: Any) -> None:
-        self.run = partial(server._run_job, connection, address)
+        # sys.exit() ends a thread, and that is the pool's.
+        self.run = partial(server._run_job, connection, address, BaseException)
 
 
 class ThreadedServer(Serving):
