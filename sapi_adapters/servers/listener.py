@@ -379,18 +379,19 @@ def bind_tcp(text: str, backlog: int = BACKLOG) -> Listener:
     try:
         if host:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            return _listen(int(found[0][0]), found[0][4], backlog, v6_only=True)
+            return listen_tcp(int(found[0][0]), found[0][4], backlog, v6_only=True)
         try:
-            return _listen(socket.AF_INET6, ("::", port), backlog, v6_only=False)
+            return listen_tcp(socket.AF_INET6, ("::", port), backlog, v6_only=False)
         except OSError as error:
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 raise
-            return _listen(socket.AF_INET, ("0.0.0.0", port), backlog, v6_only=True)  # noqa: S104
+            return listen_tcp(socket.AF_INET, ("0.0.0.0", port), backlog, v6_only=True)  # noqa: S104
     except OSError as error:
         raise ConfigurationError(f"cannot listen on {text}: {error.strerror}") from error
 
 
-def _listen(family: int, address: Any, backlog: int, *, v6_only: bool) -> Listener:
+def listen_tcp(family: int, address: Any, backlog: int, *, v6_only: bool) -> Listener:
+    """Listen on *address*, as the socket module has it for *family*. Raises :class:`OSError`."""
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -30,10 +30,10 @@ from ...servers.blocking import accept_failed
 from ...servers.listener import (
     BACKLOG,
     Listener,
-    _listen,
     allow_clients,
     allow_web_servers,
     bind_unix,
+    listen_tcp,
 )
 from .gateway import write_standard_error
 
@@ -422,7 +422,7 @@ def bind(address: Any, umask: int | None) -> socket.socket:
             raise OSError(number, str(error)) from error
     family = socket.AF_INET6 if len(address) > 2 else socket.AF_INET
     try:
-        return _listen(family, tuple(address), BACKLOG, v6_only=False).socket
+        return listen_tcp(family, tuple(address), BACKLOG, v6_only=False).socket
     except OSError as error:
         where = ":".join(str(part) for part in address[:2])
         raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
